@@ -3,6 +3,7 @@ module github.com/grimoire-build/grimoire
 go 1.26.0
 
 require (
+	github.com/magefile/mage v1.17.2
 	github.com/rs/zerolog v1.35.1
 	github.com/stretchr/testify v1.12.1
 )

@@ -1,0 +1,176 @@
+package stage
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// printer shares one output among stages that run at once. One lane at a time holds it and is written through, byte for
+// byte; the others are kept until their turn comes, so that stages never write into each other's lines.
+type printer struct {
+	ci     bool
+	colour bool
+
+	mu      sync.Mutex
+	out     io.Writer
+	holder  *lane
+	lanes   []*lane // those that have not been printed to the end, in the order in which they began
+	midLine bool    // the last byte written was no newline
+	last    *lane   // whose byte that was
+}
+
+// lane is the output of one stage.
+type lane struct {
+	printer  *printer
+	parent   *lane
+	children int
+	midLine  bool // the last byte written to it was no newline
+	kept     bytes.Buffer
+	closed   bool
+}
+
+func newPrinter(out *os.File, ci bool) *printer {
+	info, err := out.Stat()
+	terminal := err == nil && info.Mode()&os.ModeCharDevice != 0
+	return &printer{ci: ci, colour: terminal && !ci && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb", out: out}
+}
+
+func (p *printer) lane(parent *lane) *lane {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l := &lane{printer: p, parent: parent}
+	if parent != nil {
+		parent.children++
+	}
+	p.lanes = append(p.lanes, l)
+	return l
+}
+
+// Write writes p at once where the lane has its turn, or can have it because nobody or a stage that waits for this one has
+// it; otherwise it is kept.
+func (l *lane) Write(p []byte) (int, error) {
+	l.printer.mu.Lock()
+	defer l.printer.mu.Unlock()
+	return l.write(p)
+}
+
+func (l *lane) write(p []byte) (int, error) {
+	pr := l.printer
+	if len(p) > 0 {
+		l.midLine = p[len(p)-1] != '\n'
+	}
+	if pr.holder == nil || l.waitedForBy(pr.holder) {
+		pr.holder = l
+		pr.flush(l)
+	}
+	if pr.holder != l {
+		return l.kept.Write(p)
+	}
+	pr.print(l, p)
+	return len(p), nil
+}
+
+// records writes log records to a lane, each on a line of its own whatever a child process left unfinished.
+type records struct{ *lane }
+
+func (r records) Write(p []byte) (int, error) {
+	r.printer.mu.Lock()
+	defer r.printer.mu.Unlock()
+	if r.midLine {
+		_, _ = r.write([]byte{'\n'})
+	}
+	return r.write(p)
+}
+
+func (l *lane) waitedForBy(holder *lane) bool {
+	for a := l.parent; a != nil; a = a.parent {
+		if a == holder {
+			return true
+		}
+	}
+	return false
+}
+
+// close ends the lane. What other lanes have kept is printed, oldest first, up to one that is still running: it has the
+// turn then.
+func (l *lane) close() {
+	pr := l.printer
+	pr.mu.Lock()
+	defer pr.mu.Unlock()
+	l.closed = true
+	if l.parent != nil {
+		l.parent.children--
+	}
+	if pr.holder != nil && pr.holder != l {
+		return
+	}
+	pr.holder = nil
+	open := pr.lanes[:0]
+	for _, next := range pr.lanes {
+		if pr.holder == nil {
+			pr.flush(next)
+			if !next.closed && next.children == 0 {
+				pr.holder = next
+			}
+		}
+		if !next.closed || next.kept.Len() > 0 {
+			open = append(open, next)
+		}
+	}
+	pr.lanes = open
+}
+
+func (p *printer) flush(l *lane) {
+	if l.kept.Len() > 0 {
+		p.print(l, l.kept.Bytes())
+		l.kept = bytes.Buffer{}
+	}
+}
+
+func (p *printer) print(l *lane, b []byte) {
+	if len(b) == 0 {
+		return
+	}
+	if p.midLine && p.last != l {
+		_, _ = p.out.Write([]byte{'\n'})
+	}
+	// There is nobody to tell when stderr is gone.
+	_, _ = p.out.Write(b)
+	p.midLine, p.last = b[len(b)-1] != '\n', l
+}
+
+// logger returns the logger of a stage: JSON lines with Unix time in CI, a readable line elsewhere.
+func (p *printer) logger(l *lane, name string) zerolog.Logger {
+	level := zerolog.InfoLevel
+	if v := os.Getenv("MAGEFILE_VERBOSE"); v == "1" || strings.EqualFold(v, "true") {
+		level = zerolog.DebugLevel
+	}
+	var w io.Writer = records{l}
+	if !p.ci {
+		w = zerolog.ConsoleWriter{
+			Out:           records{l},
+			NoColor:       !p.colour,
+			TimeFormat:    time.TimeOnly,
+			TimeLocation:  time.Local,
+			PartsOrder:    []string{zerolog.TimestampFieldName, zerolog.LevelFieldName, stageField, zerolog.MessageFieldName},
+			FieldsExclude: []string{stageField},
+		}
+	}
+	return zerolog.New(w).Level(level).Hook(unixTime{}).With().Str(stageField, name).Logger()
+}
+
+// stageField is the name of the field that holds the stage's name in a log record.
+const stageField = "stage"
+
+// unixTime stamps records without zerolog's global time format, which belongs to whoever imports us.
+type unixTime struct{}
+
+func (unixTime) Run(e *zerolog.Event, _ zerolog.Level, _ string) {
+	e.Int64(zerolog.TimestampFieldName, time.Now().Unix())
+}

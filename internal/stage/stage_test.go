@@ -1,0 +1,216 @@
+package stage_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/magefile/mage/mg"
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/grimoire-build/grimoire/internal/process"
+	"github.com/grimoire-build/grimoire/internal/stage"
+)
+
+// pipeline returns a pipeline and what it has printed so far.
+func pipeline(t *testing.T, ci bool) (*stage.Pipeline, func() string) {
+	t.Helper()
+	out, err := os.Create(filepath.Join(t.TempDir(), "out"))
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = out.Close() })
+	return stage.New(out, ci), func() string {
+		text, err := os.ReadFile(out.Name())
+		require.NoError(t, err)
+		return string(text)
+	}
+}
+
+func TestRunNamesTheStageInErrors(t *testing.T) {
+	p, _ := pipeline(t, true)
+	cause := errors.New("3 findings")
+	err := p.Run(t.Context(), "lint", func(context.Context) error { return cause })
+	require.ErrorIs(t, err, cause)
+	assert.EqualError(t, err, "lint: 3 findings")
+	assert.Equal(t, 1, mg.ExitStatus(err))
+}
+
+func TestRunKeepsTheExitCodeOfAChild(t *testing.T) {
+	p, _ := pipeline(t, true)
+	err := p.Run(t.Context(), "test", func(ctx context.Context) error {
+		return fmt.Errorf("testing: %w", process.Run(ctx, process.Command(ctx, "sh", "-c", "exit 7")))
+	})
+	assert.Equal(t, 7, mg.ExitStatus(err))
+}
+
+func TestRunOncePerName(t *testing.T) {
+	p, _ := pipeline(t, true)
+	var runs atomic.Int32
+	want := errors.New("no")
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() {
+			err := p.Run(t.Context(), "vet", func(context.Context) error { runs.Add(1); return want })
+			assert.ErrorIs(t, err, want, "everybody who asks gets the first run's error")
+		})
+	}
+	all.Wait()
+	assert.EqualValues(t, 1, runs.Load())
+}
+
+func TestRunContainsAPanic(t *testing.T) {
+	p, _ := pipeline(t, true)
+	err := p.Run(t.Context(), "image", func(context.Context) error { panic("boom") })
+	require.Error(t, err)
+	assert.Contains(t, err.Error(), "image: panic: boom")
+	assert.Contains(t, err.Error(), "stage_test.go", "the stack is kept")
+}
+
+func TestRunSkippedByAFailedDependency(t *testing.T) {
+	report := filepath.Join(t.TempDir(), "build", "pipeline.json")
+	p, _ := pipeline(t, true)
+	p.Report(report)
+	image := func(ctx context.Context) error {
+		return p.Run(ctx, "image", func(context.Context) error { return mg.Fatal(4, "no Dockerfile") })
+	}
+	push := func(ctx context.Context) (err error) {
+		return p.Run(ctx, "push", func(ctx context.Context) error {
+			mg.CtxDeps(ctx, mg.F(image))
+			t.Error("the body goes on after a failed dependency")
+			return nil
+		})
+	}
+	err := push(t.Context())
+	require.Error(t, err)
+	assert.Equal(t, "image: no Dockerfile", err.Error(), "the failure is told once, under its own name")
+	assert.Equal(t, 4, mg.ExitStatus(err))
+
+	records, err := stage.ReadReport(report)
+	require.NoError(t, err)
+	require.Len(t, records, 2)
+	assert.Equal(t, stage.Failed, records[0].Result)
+	assert.Equal(t, "push", records[1].Name)
+	assert.Equal(t, stage.Skipped, records[1].Result)
+}
+
+func TestRunRefusesACycle(t *testing.T) {
+	p, _ := pipeline(t, true)
+	var a, b func(context.Context) error
+	a = func(ctx context.Context) error { return p.Run(ctx, "a", b) }
+	b = func(ctx context.Context) error { return p.Run(ctx, "b", a) }
+	err := a(t.Context())
+	require.Error(t, err)
+	assert.Contains(t, err.Error(), "a → b → a")
+}
+
+func TestRunCountsItsOwnTimeAlone(t *testing.T) {
+	report := filepath.Join(t.TempDir(), "pipeline.json")
+	p, _ := pipeline(t, true)
+	p.Report(report)
+	err := p.Run(t.Context(), "outer", func(ctx context.Context) error {
+		return p.Run(ctx, "inner", func(context.Context) error {
+			time.Sleep(50 * time.Millisecond)
+			stage.Made(ctx, "not mine")
+			return nil
+		})
+	})
+	require.NoError(t, err)
+	records, err := stage.ReadReport(report)
+	require.NoError(t, err)
+	require.Len(t, records, 2)
+	assert.Equal(t, "inner", records[0].Name)
+	assert.Equal(t, "outer", records[1].Name)
+	assert.Greater(t, records[0].Seconds, records[1].Seconds)
+	assert.Equal(t, []string{"not mine"}, records[1].Made)
+	entries, err := os.ReadDir(filepath.Dir(report))
+	require.NoError(t, err)
+	assert.Len(t, entries, 1, "no temporary file is left")
+}
+
+func TestSignalStopsTheStage(t *testing.T) {
+	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+		t.Run(signal.String(), func(t *testing.T) {
+			p, _ := pipeline(t, true)
+			err := p.Run(t.Context(), "test", func(ctx context.Context) error {
+				require.NoError(t, syscall.Kill(os.Getpid(), signal))
+				return process.Run(ctx, process.Command(ctx, "sleep", "60"))
+			})
+			var stopped *stage.Stopped
+			require.ErrorAs(t, err, &stopped)
+			assert.Contains(t, err.Error(), signal.String())
+		})
+	}
+}
+
+func TestParallelStagesPrintInTurn(t *testing.T) {
+	p, printed := pipeline(t, true)
+	const stages, lines = 8, 200
+	err := p.Run(t.Context(), "all", func(ctx context.Context) error {
+		var all sync.WaitGroup
+		for i := range stages {
+			all.Go(func() {
+				name := fmt.Sprintf("stage%d", i)
+				_ = p.Run(ctx, name, func(ctx context.Context) error {
+					for range lines {
+						_, _ = fmt.Fprintf(process.Output(ctx), "%s %s", name, strings.Repeat("x", 100))
+						_, _ = fmt.Fprintln(process.Output(ctx), " end")
+					}
+					_, _ = fmt.Fprintf(process.Output(ctx), "%s unfinished", name)
+					return nil
+				})
+			})
+		}
+		all.Wait()
+		return nil
+	})
+	require.NoError(t, err)
+	var blocks []string
+	count := 0
+	for line := range strings.Lines(printed()) {
+		if strings.HasPrefix(line, "{") {
+			require.True(t, json.Valid([]byte(line)), "a log record shares its line: %q", line)
+			continue
+		}
+		name, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		require.True(t, rest == strings.Repeat("x", 100)+" end" || rest == "unfinished", "mixed line: %q", line)
+		if len(blocks) == 0 || blocks[len(blocks)-1] != name {
+			blocks = append(blocks, name)
+		}
+		count++
+	}
+	assert.Equal(t, stages*(lines+1), count, "nothing is lost")
+	assert.Len(t, blocks, stages, "each stage is one block: %v", blocks)
+}
+
+func TestLogIsJSONInCIAndReadableElsewhere(t *testing.T) {
+	body := func(ctx context.Context) error {
+		zerolog.Ctx(ctx).Info().Str("reference", "a/b:c").Msg("built")
+		return nil
+	}
+	ci, printed := pipeline(t, true)
+	require.NoError(t, ci.Run(t.Context(), "image", body))
+	for line := range strings.Lines(printed()) {
+		var record struct {
+			Stage, Level, Message string
+			Time                  int64
+		}
+		require.NoError(t, json.Unmarshal([]byte(line), &record), line)
+		assert.Equal(t, "image", record.Stage)
+		assert.InDelta(t, time.Now().Unix(), record.Time, 100)
+	}
+
+	people, printed := pipeline(t, false)
+	require.NoError(t, people.Run(t.Context(), "image", body))
+	assert.Regexp(t, `(?m)^\d\d:\d\d:\d\d INF image built reference=a/b:c$`, printed())
+	assert.NotContains(t, printed(), "\x1b", "no colour where nobody sees it")
+}
