@@ -1,0 +1,204 @@
+package targets
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/mod/modfile"
+	"golang.org/x/mod/module"
+)
+
+// Setting is a setting with its value and where that came from.
+type Setting struct {
+	// Name is the field of Service.
+	Name string
+	// Env is the variable of the environment that sets it.
+	Env string
+	// Value is what holds.
+	Value string
+	// Source is "Configure", "environment" or "default".
+	Source string
+}
+
+// Current returns the service with every setting filled in: as configured, else from the environment, else derived. The
+// error names each setting that is wrong, and a folder that is no module.
+func Current() (Service, error) {
+	s, _, err := resolve(Configured(), os.Getenv)
+	return s, err
+}
+
+func resolve(s Service, getenv func(string) string) (Service, []Setting, error) {
+	r := &resolver{getenv: getenv}
+	str(r, &s.Dir, "Dir", "", ".")
+	modulePath, err := readModulePath(s.Dir)
+	if err != nil {
+		return s, nil, err
+	}
+	str(r, &s.Name, "Name", "", nameOf(modulePath))
+	str(r, &s.Build, "Build", "", "build")
+
+	str(r, &s.Test.Packages, "Test.Packages", "TEST_PACKAGES", "./...")
+	value(r, &s.Test.Timeout, "Test.Timeout", "TEST_TIMEOUT", 300*time.Second, positiveDuration)
+	value(r, &s.Test.Coverage, "Test.Coverage", "COVERAGE_THRESHOLD", 70, percent)
+	oneOf(r, &s.Test.Race, "Test.Race", "TEST_RACE", "auto", "on", "off")
+
+	str(r, &s.Image.Registry, "Image.Registry", "REGISTRY_HOST", "")
+	str(r, &s.Image.Repository, "Image.Repository", "IMAGE_REPOSITORY", repositoryOf(modulePath))
+	str(r, &s.Image.Tag, "Image.Tag", "IMAGE_TAG", "")
+	oneOf(r, &s.Image.Builder, "Image.Builder", "IMAGE_BUILDER", "auto", "engine", "go")
+	str(r, &s.Image.Dockerfile, "Image.Dockerfile", "DOCKERFILE", "Dockerfile")
+	str(r, &s.Image.Main, "Image.Main", "IMAGE_MAIN", "")
+	str(r, &s.Image.Base, "Image.Base", "IMAGE_BASE", "")
+	str(r, &s.Image.Platform, "Image.Platform", "IMAGE_PLATFORM", "linux/amd64")
+	value(r, &s.Image.AllowDirty, "Image.AllowDirty", "ALLOW_DIRTY", false, strconv.ParseBool)
+
+	str(r, &s.Deploy.Manifests, "Deploy.Manifests", "DEPLOY_MANIFESTS", "deploy")
+	str(r, &s.Deploy.Image, "Deploy.Image", "DEPLOY_IMAGE", "")
+	str(r, &s.Deploy.Context, "Deploy.Context", "KUBE_CONTEXT", "")
+	str(r, &s.Deploy.Namespace, "Deploy.Namespace", "KUBE_NAMESPACE", "")
+	value(r, &s.Deploy.Timeout, "Deploy.Timeout", "DEPLOY_TIMEOUT", 5*time.Minute, positiveDuration)
+	str(r, &s.Deploy.Environment, "Deploy.Environment", "ENVIRONMENT_REPOSITORY", "")
+	str(r, &s.Deploy.EnvironmentBranch, "Deploy.EnvironmentBranch", "ENVIRONMENT_BRANCH", "")
+	str(r, &s.Deploy.EnvironmentPath, "Deploy.EnvironmentPath", "ENVIRONMENT_PATH", "")
+	return s, r.settings, errors.Join(r.errs...)
+}
+
+// Settings lists every setting with its value and where that came from: the magefile, the environment, or a default.
+// Secrets are no settings: they come from the environment alone and are not listed.
+func Settings(context.Context) error {
+	_, settings, err := resolve(Configured(), os.Getenv)
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	for _, s := range settings {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", s.Name, orDash(redactURL(s.Value)), s.Source, s.Env)
+	}
+	return errors.Join(err, w.Flush())
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// userinfo is the login in a URL, which a setting should not hold but may.
+var userinfo = regexp.MustCompile(`^([a-z+]+://)[^/@]*@`)
+
+func redactURL(s string) string { return userinfo.ReplaceAllString(s, "$1") }
+
+type resolver struct {
+	getenv   func(string) string
+	settings []Setting
+	errs     []error
+}
+
+func (r *resolver) add(name, env, text, source string) {
+	r.settings = append(r.settings, Setting{Name: name, Env: env, Value: text, Source: source})
+}
+
+// value fills in *p where it is the zero value, from the environment by parse, else from the default.
+func value[T comparable](r *resolver, p *T, name, env string, def T, parse func(string) (T, error)) {
+	var zero T
+	source := "Configure"
+	if *p == zero {
+		source = "default"
+		*p = def
+		if text := strings.TrimSpace(r.lookup(env)); text != "" {
+			source = "environment"
+			v, err := parse(text)
+			if err != nil {
+				r.errs = append(r.errs, fmt.Errorf("reading the setting %s from %s=%q: %w", name, env, text, err))
+			} else {
+				*p = v
+			}
+		}
+	}
+	r.add(name, env, fmt.Sprint(*p), source)
+}
+
+func (r *resolver) lookup(env string) string {
+	if env == "" {
+		return ""
+	}
+	return r.getenv(env)
+}
+
+func str(r *resolver, p *string, name, env, def string) {
+	value(r, p, name, env, def, func(s string) (string, error) { return s, nil })
+}
+
+// oneOf takes the first of the words as the default, and checks what the magefile says too.
+func oneOf(r *resolver, p *string, name, env string, words ...string) {
+	str(r, p, name, env, words[0])
+	if !slices.Contains(words, *p) {
+		r.errs = append(r.errs, fmt.Errorf("the setting %s (%s) is %q; it can be %s", name, env, *p, strings.Join(words, ", ")))
+	}
+}
+
+func positiveDuration(s string) (time.Duration, error) {
+	d, err := time.ParseDuration(s)
+	if err != nil || d <= 0 {
+		return 0, fmt.Errorf("this is no length of time; write it like 90s or 5m")
+	}
+	return d, nil
+}
+
+func percent(s string) (float64, error) {
+	v, err := strconv.ParseFloat(strings.TrimSuffix(s, "%"), 64)
+	if err != nil || !(v <= 100) {
+		return 0, fmt.Errorf("this is no percentage; write it like 75")
+	}
+	if v <= 0 {
+		// Zero in the field means the default, so none has a value of its own.
+		return -1, nil
+	}
+	return v, nil
+}
+
+func readModulePath(dir string) (string, error) {
+	file := filepath.Join(dir, "go.mod")
+	data, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		abs, _ := filepath.Abs(dir)
+		return "", fmt.Errorf("there is no go.mod in %s; run mage in the folder of the service's module, set Service.Dir to it, or make one with `go mod init`", abs)
+	}
+	if err != nil {
+		return "", fmt.Errorf("reading the module: %w", err)
+	}
+	modulePath := modfile.ModulePath(data)
+	if modulePath == "" {
+		return "", fmt.Errorf("%s names no module; its first line has to be like `module example.org/shop/pay`", file)
+	}
+	return modulePath, nil
+}
+
+// nameOf is the last element of a module path that is no major version.
+func nameOf(modulePath string) string {
+	prefix, _, ok := module.SplitPathVersion(modulePath)
+	if !ok {
+		prefix = modulePath
+	}
+	return strings.ToLower(path.Base(prefix))
+}
+
+// repositoryOf is a module path without its host and major version.
+func repositoryOf(modulePath string) string {
+	prefix, _, ok := module.SplitPathVersion(modulePath)
+	if !ok {
+		prefix = modulePath
+	}
+	if host, rest, ok := strings.Cut(prefix, "/"); ok && strings.Contains(host, ".") {
+		prefix = rest
+	}
+	return strings.ToLower(prefix)
+}

@@ -1,0 +1,83 @@
+package targets
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/grimoire-build/grimoire/internal/stage"
+)
+
+// Stage runs body as a stage of the pipeline, as the targets of this package run: name is in every log record and error,
+// body runs once in a process, its child processes end with it, its panic is contained, and its time and result stand in
+// build/pipeline.json. A service's own target is one by this one call:
+//
+//	// Migrate brings the database up to date.
+//	func Migrate(ctx context.Context) error {
+//		mg.CtxDeps(ctx, Test)
+//		return targets.Stage(ctx, "migrate", func(ctx context.Context) error { … })
+//	}
+func Stage(ctx context.Context, name string, body func(context.Context) error) error {
+	return stage.Run(ctx, name, body)
+}
+
+// RunStage is Stage for a body that works on the service: it gets the settings, and what is wrong with them is the stage's
+// error.
+func RunStage(ctx context.Context, name string, body func(context.Context, Service) error) error {
+	return Stage(ctx, name, func(ctx context.Context) error {
+		s, err := Current()
+		if err != nil {
+			return err
+		}
+		stage.Report(filepath.Join(s.Dir, s.Build, "pipeline.json"))
+		return body(ctx, s)
+	})
+}
+
+var imageProvider struct {
+	mu       sync.Mutex
+	provider func(context.Context) (string, error)
+}
+
+// ProvideImage says where Deploy gets the image from that it deploys. The package targets/image does so when a magefile
+// imports it; a magefile that builds its image otherwise calls it in its init. The provider returns a reference by digest,
+// after whatever has to run for it.
+func ProvideImage(provider func(context.Context) (string, error)) {
+	imageProvider.mu.Lock()
+	defer imageProvider.mu.Unlock()
+	imageProvider.provider = provider
+}
+
+// PushedImage returns the image to deploy, by digest: the setting Deploy.Image, else what the provider says.
+func PushedImage(ctx context.Context, s Service) (string, error) {
+	if s.Deploy.Image != "" {
+		if !strings.Contains(s.Deploy.Image, "@sha256:") {
+			return "", fmt.Errorf("the setting Deploy.Image (DEPLOY_IMAGE) is %q, which may be another image tomorrow; write it by digest, name@sha256:…", s.Deploy.Image)
+		}
+		return s.Deploy.Image, nil
+	}
+	imageProvider.mu.Lock()
+	provider := imageProvider.provider
+	imageProvider.mu.Unlock()
+	if provider == nil {
+		return "", fmt.Errorf("there is no image to deploy; import the package targets/image in the magefile, or set DEPLOY_IMAGE to name@sha256:…")
+	}
+	return provider(ctx)
+}
+
+// Requested reports whether the command line asks for a target by name, in whatever namespace it was imported. What a
+// target prints on stdout is for whoever asked for it, not for the targets that need it.
+func Requested(name string) bool {
+	for _, arg := range os.Args[1:] {
+		if i := strings.LastIndexByte(arg, ':'); i >= 0 {
+			arg = arg[i+1:]
+		}
+		if strings.EqualFold(arg, name) {
+			return true
+		}
+	}
+	return false
+}

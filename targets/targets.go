@@ -1,0 +1,127 @@
+package targets
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/rs/zerolog"
+
+	"github.com/grimoire-build/grimoire/internal/gocheck"
+	"github.com/grimoire-build/grimoire/internal/gotest"
+	"github.com/grimoire-build/grimoire/internal/process"
+	"github.com/grimoire-build/grimoire/internal/stage"
+)
+
+// Lint checks the Go files of every module: gofmt, go.mod and go.sum drift, go vet, staticcheck. Findings are printed as
+// file:line:col: message. Nothing is changed, and nothing has to be installed: staticcheck is pinned by version and checksum,
+// and built once a machine. It runs when go vet has no findings, and not in modules named magefiles, where it would read all
+// of the toolkit's dependencies to check a few one-line functions.
+func Lint(ctx context.Context) error {
+	return RunStage(ctx, "lint", func(ctx context.Context, s Service) error {
+		modules, err := gocheck.Modules(s.Dir)
+		if err != nil {
+			return err
+		}
+		findings, err := gocheck.Format(ctx, s.Dir)
+		if err != nil {
+			return err
+		}
+		for _, module := range modules {
+			drift, err := gocheck.Tidy(ctx, filepath.Join(s.Dir, module))
+			if err != nil {
+				return err
+			}
+			findings = append(findings, within(module, drift)...)
+		}
+		for _, f := range findings {
+			fmt.Fprintln(process.Output(ctx), f)
+		}
+		if err := Vet(ctx); err != nil {
+			return errors.Join(failed(findings), err)
+		}
+		for _, module := range modules {
+			if filepath.Base(module) == "magefiles" {
+				continue
+			}
+			found, err := gocheck.Staticcheck(ctx, filepath.Join(s.Dir, module))
+			if err != nil {
+				return err
+			}
+			findings = append(findings, within(module, found)...)
+		}
+		return failed(findings)
+	})
+}
+
+// Vet runs go vet in every module.
+func Vet(ctx context.Context) error {
+	return RunStage(ctx, "vet", func(ctx context.Context, s Service) error {
+		modules, err := gocheck.Modules(s.Dir)
+		if err != nil {
+			return err
+		}
+		var findings []gocheck.Finding
+		for _, module := range modules {
+			found, err := gocheck.Vet(ctx, filepath.Join(s.Dir, module))
+			if err != nil {
+				return err
+			}
+			findings = append(findings, within(module, found)...)
+		}
+		return failed(findings)
+	})
+}
+
+// within makes the files of a module's findings relative to the service's folder.
+func within(module string, findings []gocheck.Finding) []gocheck.Finding {
+	for i := range findings {
+		findings[i].File = filepath.Join(module, findings[i].File)
+	}
+	return findings
+}
+
+// failed is the error for findings that have been printed: how many, by what, and the first.
+func failed(findings []gocheck.Finding) error {
+	if len(findings) == 0 {
+		return nil
+	}
+	noun := "findings"
+	if len(findings) == 1 {
+		noun = "finding"
+	}
+	return fmt.Errorf("%d %s, the first is %s", len(findings), noun, findings[0])
+}
+
+// Test runs the tests of the service's module: with the race detector where it can run, a time limit for each package
+// (TEST_TIMEOUT, 300s), and coverage, which has to reach COVERAGE_THRESHOLD (70 per cent). The reports are
+// coverage.out, coverage.html and junit.xml in build/. Results of unchanged packages come from Go's test cache.
+func Test(ctx context.Context) error {
+	return RunStage(ctx, "test", func(ctx context.Context, s Service) error {
+		options := gotest.Options{
+			Dir:       s.Dir,
+			Packages:  strings.Fields(s.Test.Packages),
+			Timeout:   s.Test.Timeout,
+			Coverage:  s.Test.Coverage,
+			ReportDir: filepath.Join(s.Dir, s.Build),
+			Output:    process.Output(ctx),
+		}
+		switch s.Test.Race {
+		case "on", "off":
+			race := s.Test.Race == "on"
+			options.Race = &race
+		}
+		result, err := gotest.Run(ctx, options)
+		if err != nil {
+			return err
+		}
+		zerolog.Ctx(ctx).Info().Int("passed", result.Passed).Int("skipped", result.Skipped).
+			Int("cached packages", result.Cached).Str("coverage", fmt.Sprintf("%.1f %%", result.Coverage)).Msg("tests passed")
+		for _, report := range []string{"coverage.out", "coverage.html", "junit.xml"} {
+			stage.Made(ctx, filepath.Join(options.ReportDir, report))
+		}
+		return nil
+	})
+}
