@@ -1,0 +1,150 @@
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/docker/docker/api/types"
+	"github.com/docker/docker/api/types/build"
+	"github.com/docker/docker/api/types/image"
+	"github.com/docker/docker/api/types/registry"
+	"github.com/docker/docker/client"
+	"github.com/rs/zerolog"
+)
+
+// This is the only file that imports github.com/docker/docker, so that a move to its successor is a change to this file.
+
+// ErrNoEngine says that no Docker Engine answers.
+var ErrNoEngine = errors.New("no Docker Engine answers")
+
+// pingTimeout is how long an engine may take to say that it is there. A host that drops packets says nothing at all.
+const pingTimeout = 10 * time.Second
+
+// engineAPI is the part of the engine's client that this package uses.
+type engineAPI interface {
+	Ping(ctx context.Context) (types.Ping, error)
+	ImageBuild(ctx context.Context, tar io.Reader, options build.ImageBuildOptions) (build.ImageBuildResponse, error)
+	ImagePush(ctx context.Context, reference string, options image.PushOptions) (io.ReadCloser, error)
+	DaemonHost() string
+	Close() error
+}
+
+// Engine is a connection to a Docker Engine. Close it after use. It may be used by several goroutines at once.
+type Engine struct {
+	api engineAPI
+}
+
+// Connect connects to the engine that the environment names as Docker's own command does (DOCKER_HOST, DOCKER_TLS_VERIFY,
+// DOCKER_CERT_PATH, DOCKER_API_VERSION), by default the one behind Docker's socket, and agrees with it on a version of
+// the API. Contexts made by `docker context` are not read. The error matches ErrNoEngine where no engine answers within
+// ten seconds.
+func Connect(ctx context.Context) (*Engine, error) {
+	return connect(ctx, pingTimeout)
+}
+
+func connect(ctx context.Context, timeout time.Duration) (*Engine, error) {
+	host := os.Getenv(client.EnvOverrideHost)
+	if strings.HasPrefix(host, "ssh://") {
+		return nil, fmt.Errorf("connecting to a Docker Engine: DOCKER_HOST is %s, and ssh is not spoken here; "+
+			"forward the socket (ssh -L /tmp/docker.sock:/var/run/docker.sock) and set DOCKER_HOST=unix:///tmp/docker.sock",
+			withoutUserinfo(host))
+	}
+	api, err := client.NewClientWithOpts(client.FromEnv, client.WithAPIVersionNegotiation())
+	if err != nil {
+		return nil, fmt.Errorf("connecting to a Docker Engine: %w; check DOCKER_HOST, DOCKER_CERT_PATH and DOCKER_API_VERSION",
+			withoutUserinfoError(err, host))
+	}
+	e := &Engine{api: api}
+	if err := e.ping(ctx, timeout); err != nil {
+		e.Close()
+		return nil, err
+	}
+	zerolog.Ctx(ctx).Debug().Str("host", e.host()).Str("api", api.ClientVersion()).Msg("connected to the Docker Engine")
+	return e, nil
+}
+
+func (e *Engine) ping(ctx context.Context, timeout time.Duration) error {
+	pinging, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	_, err := e.api.Ping(pinging)
+	doing := "connecting to a Docker Engine at " + e.host()
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("%s: %w", doing, context.Cause(ctx))
+	case pinging.Err() != nil:
+		return fmt.Errorf("%s: %w within %s; start Docker, or set DOCKER_HOST to where it runs", doing, ErrNoEngine, timeout)
+	case client.IsErrConnectionFailed(err):
+		err = withoutUserinfoError(err, e.api.DaemonHost())
+		return fmt.Errorf("%s: %w (%w); start Docker, or set DOCKER_HOST to where it runs", doing, ErrNoEngine, err)
+	default:
+		return fmt.Errorf("%s: %w; look at the engine's log", doing, withoutUserinfoError(err, e.api.DaemonHost()))
+	}
+}
+
+// Close gives up the connection.
+func (e *Engine) Close() error {
+	return e.api.Close()
+}
+
+func (e *Engine) host() string {
+	return withoutUserinfo(e.api.DaemonHost())
+}
+
+// startBuild asks the engine for a build and returns its progress stream.
+//
+// It asks for the classic builder: BuildKit wants a session, a second connection through which it asks the client for
+// logins, and reports its progress in a format of its own.
+func (e *Engine) startBuild(ctx context.Context, tar io.Reader, dockerfile string, o BuildOptions) (io.ReadCloser, error) {
+	args := make(map[string]*string, len(o.Args))
+	for name, value := range o.Args {
+		args[name] = &value
+	}
+	logins := make(map[string]registry.AuthConfig, len(o.Logins))
+	for _, auth := range o.Logins {
+		logins[auth.serverAddress()] = auth.config()
+	}
+	response, err := e.api.ImageBuild(ctx, tar, build.ImageBuildOptions{
+		Version:     build.BuilderV1,
+		Dockerfile:  dockerfile,
+		Tags:        o.Tags,
+		BuildArgs:   args,
+		Labels:      o.Labels,
+		Target:      o.Target,
+		Platform:    o.Platform,
+		AuthConfigs: logins,
+		// Containers of the steps are of no use afterwards, neither of those that worked nor of the one that failed.
+		Remove:      true,
+		ForceRemove: true,
+	})
+	return response.Body, err
+}
+
+// startPush asks the engine to push one tag and returns its progress stream. The authorisation is sent even where it is
+// empty: without the header the engine refuses the request.
+func (e *Engine) startPush(ctx context.Context, reference string, auth Auth) (io.ReadCloser, error) {
+	header, err := registry.EncodeAuthConfig(auth.config())
+	if err != nil {
+		return nil, err
+	}
+	return e.api.ImagePush(ctx, reference, image.PushOptions{RegistryAuth: header})
+}
+
+func (a Auth) config() registry.AuthConfig {
+	if a.Anonymous() {
+		return registry.AuthConfig{}
+	}
+	return registry.AuthConfig{
+		Username:      a.Username,
+		Password:      a.Password,
+		IdentityToken: a.IdentityToken,
+		RegistryToken: a.RegistryToken,
+		ServerAddress: a.serverAddress(),
+	}
+}

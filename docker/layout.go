@@ -1,0 +1,150 @@
+package docker
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+)
+
+// refNameAnnotation names an image in a layout.
+// Source: https://github.com/opencontainers/image-spec/blob/main/annotations.md
+const refNameAnnotation = "org.opencontainers.image.ref.name"
+
+// Save writes the image as an OCI image layout that is the folder dir, under a name (its reference, mostly; none where it
+// is empty). A layout that is there already is replaced; any other folder that is not empty is refused. The layout is
+// written beside dir and then renamed, so that dir is always whole: an interrupted run leaves the old layout or none.
+func Save(dir string, img v1.Image, name string) error {
+	if err := save(filepath.Clean(dir), img, name); err != nil {
+		return fmt.Errorf("saving the image to %s: %w", dir, err)
+	}
+	return nil
+}
+
+func save(dir string, img v1.Image, name string) error {
+	if err := replaceable(dir); err != nil {
+		return err
+	}
+	parent := filepath.Dir(dir)
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return err
+	}
+	beside, err := os.MkdirTemp(parent, "."+filepath.Base(dir)+"-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(beside)
+
+	fresh := filepath.Join(beside, "new")
+	target, err := layout.Write(fresh, empty.Index)
+	if err != nil {
+		return err
+	}
+	var options []layout.Option
+	if name != "" {
+		options = append(options, layout.WithAnnotations(map[string]string{refNameAnnotation: name}))
+	}
+	if err := target.AppendImage(img, options...); err != nil {
+		return err
+	}
+	// A folder cannot be renamed over one that is not empty.
+	old := filepath.Join(beside, "old")
+	moved := os.Rename(dir, old)
+	if moved != nil && !errors.Is(moved, fs.ErrNotExist) {
+		return moved
+	}
+	err = os.Rename(fresh, dir)
+	if err != nil && moved == nil {
+		return errors.Join(err, os.Rename(old, dir))
+	}
+	return err
+}
+
+// replaceable refuses to remove what Save has not written.
+func replaceable(dir string) error {
+	entries, err := os.ReadDir(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case len(entries) == 0:
+		return nil
+	}
+	for _, entry := range entries {
+		if entry.Name() == "oci-layout" {
+			return nil
+		}
+	}
+	return errors.New("the folder holds something else than an image; name another one, or empty it")
+}
+
+// Load reads the image of an OCI image layout that holds exactly one, as Save writes it. Every blob is compared with its
+// digest, so that a damaged layout is not pushed.
+func Load(dir string) (v1.Image, error) {
+	img, err := load(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("loading the image from %s: %w; build the image first", dir, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("loading the image from %s: %w", dir, err)
+	}
+	return img, nil
+}
+
+func load(dir string) (v1.Image, error) {
+	source, err := layout.FromPath(dir)
+	if err != nil {
+		return nil, err
+	}
+	index, err := source.ImageIndex()
+	if err != nil {
+		return nil, err
+	}
+	list, err := index.IndexManifest()
+	if err != nil {
+		return nil, err
+	}
+	if len(list.Manifests) != 1 || !list.Manifests[0].MediaType.IsImage() {
+		return nil, fmt.Errorf("it holds %d manifests and not one image; build the image again", len(list.Manifests))
+	}
+	described := list.Manifests[0]
+	if err := verify(source, described); err != nil {
+		return nil, err
+	}
+	img, err := source.Image(described.Digest)
+	if err != nil {
+		return nil, err
+	}
+	manifest, err := img.Manifest()
+	if err != nil {
+		return nil, err
+	}
+	for _, blob := range append([]v1.Descriptor{manifest.Config}, manifest.Layers...) {
+		if err := verify(source, blob); err != nil {
+			return nil, err
+		}
+	}
+	return img, nil
+}
+
+func verify(source layout.Path, described v1.Descriptor) error {
+	blob, err := source.Blob(described.Digest)
+	if err != nil {
+		return err
+	}
+	defer blob.Close()
+	digest, size, err := v1.SHA256(blob)
+	if err != nil {
+		return err
+	}
+	if digest != described.Digest || size != described.Size {
+		return fmt.Errorf("the blob %s is damaged; build the image again", described.Digest)
+	}
+	return nil
+}

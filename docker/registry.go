@@ -1,0 +1,312 @@
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/partial"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"github.com/rs/zerolog"
+)
+
+// ErrNotFound says that a registry does not have the image that was asked for.
+var ErrNotFound = errors.New("not in the registry")
+
+// defaultPlatform is what an image is for where nobody says otherwise.
+const defaultPlatform = "linux/amd64"
+
+// uploads is how many blobs are uploaded at a time.
+const uploads = 4
+
+// Registry is how registries are reached, any of them: a reference says which one. The zero value takes logins from
+// Docker's configuration and its credential helpers, and goes without where they have none.
+//
+// References need a tag or a digest. An error is one sentence that names the reference and says what to do; no login is
+// ever part of it.
+type Registry struct {
+	// Host is the registry that Username and Password are for, as it stands in references; they go to no other host.
+	Host string
+	// Username and Password are the login, or a name and a token. Default: Docker's configuration, also for any host
+	// that is not Host.
+	Username string
+	Password string `json:"-"`
+	// Insecure allows plain HTTP with Host. Hosts on the loopback interface and in private networks may always speak it.
+	Insecure bool
+	// Transport reaches the registries; default remote.DefaultTransport, which knows the system's certificates and proxies.
+	Transport http.RoundTripper
+	// Backoff holds the waits before a request is tried again after a broken connection, 429 or 5xx, and so how often.
+	// Default: half a second, 1 s, 2 s, 4 s.
+	Backoff []time.Duration
+}
+
+// String names the host, and never the login.
+func (r Registry) String() string {
+	if r.Host == "" {
+		return "registries of Docker's configuration"
+	}
+	return withoutUserinfo(r.Host)
+}
+
+// GoString is String, so that no way of printing prints the login.
+func (r Registry) GoString() string { return r.String() }
+
+// Digest returns the digest ("sha256:…") of what the reference names, an image or an index of images. The error matches
+// ErrNotFound where the registry has no such thing.
+func (r Registry) Digest(ctx context.Context, ref string) (string, error) {
+	s, err := r.session(ctx, "looking up", ref)
+	if err != nil {
+		return "", err
+	}
+	found, err := s.get(ctx, s.ref)
+	if err != nil {
+		return "", s.explain(ctx, err)
+	}
+	return found.Digest.String(), nil
+}
+
+// Pull returns the image that the reference names, from an index the one for the platform (default "linux/amd64"). The
+// error matches ErrNotFound where the registry has no such image. Layers are fetched when they are read, as long as ctx
+// lives.
+func (r Registry) Pull(ctx context.Context, ref, platform string) (v1.Image, error) {
+	s, err := r.session(ctx, "pulling", ref)
+	if err != nil {
+		return nil, err
+	}
+	img, err := s.pull(ctx, platform)
+	if err != nil {
+		return nil, s.explain(ctx, err)
+	}
+	return img, nil
+}
+
+// Push uploads what the registry does not have of the image, then points the reference at it, and returns the image's
+// digest ("sha256:…"). Where the reference names the image already, nothing is sent.
+func (r Registry) Push(ctx context.Context, ref string, img v1.Image) (string, error) {
+	s, err := r.session(ctx, "pushing", ref)
+	if err != nil {
+		return "", err
+	}
+	digest, err := s.push(ctx, img)
+	if err != nil {
+		return "", s.explain(ctx, err)
+	}
+	return digest, nil
+}
+
+// Tag gives what the reference names one more tag in the same repository. Nothing is sent where that tag is on it already.
+// The error matches ErrNotFound where the registry does not have what the reference names.
+func (r Registry) Tag(ctx context.Context, ref, tag string) error {
+	s, err := r.session(ctx, "tagging", ref)
+	if err != nil {
+		return err
+	}
+	if err := checkTag(tag); err != nil {
+		return fmt.Errorf("tagging %q: %w", ref, err)
+	}
+	if err := s.tag(ctx, s.ref.Context().Tag(tag)); err != nil {
+		return s.explain(ctx, err)
+	}
+	return nil
+}
+
+// session is one operation on one reference: what is done, who logs in, how the registry is spoken to.
+type session struct {
+	registry Registry
+	doing    string
+	ref      name.Reference
+	login    login
+}
+
+func (r Registry) session(ctx context.Context, doing, reference string) (*session, error) {
+	ref, err := parseReference(reference)
+	if err != nil {
+		return nil, fmt.Errorf("%s an image: %w", doing, err)
+	}
+	host, err := r.host()
+	if err != nil {
+		return nil, fmt.Errorf("%s %q: %w", doing, reference, err)
+	}
+	if r.Insecure && ref.Context().RegistryStr() == host {
+		if ref, err = parseReference(reference, name.Insecure); err != nil {
+			return nil, fmt.Errorf("%s an image: %w", doing, err)
+		}
+	}
+	s := &session{registry: r, doing: doing, ref: ref}
+	if s.login, err = r.login(ctx, ref.Context()); err != nil {
+		return nil, fmt.Errorf("%s %q: %w", doing, reference, err)
+	}
+	return s, nil
+}
+
+// host returns Host as references carry it.
+func (r Registry) host() (string, error) {
+	if r.Host == "" {
+		return "", nil
+	}
+	if err := checkHost(r.Host); err != nil {
+		return "", err
+	}
+	registry, err := name.NewRegistry(strings.ToLower(r.Host))
+	return registry.RegistryStr(), err
+}
+
+// options returns how the registry is spoken to. The library's own retries are off: they sleep on after ctx has ended.
+func (s *session) options(ctx context.Context) []remote.Option {
+	return []remote.Option{
+		remote.WithContext(ctx),
+		remote.WithAuth(s.login.authenticator),
+		remote.WithTransport(s.transport()),
+		remote.WithRetryBackoff(remote.Backoff{Steps: 1}),
+		remote.WithRetryPredicate(func(error) bool { return false }),
+		remote.WithRetryStatusCodes(),
+	}
+}
+
+func (s *session) transport() http.RoundTripper {
+	if s.registry.Transport != nil {
+		return s.registry.Transport
+	}
+	return remote.DefaultTransport
+}
+
+// get asks for the manifest itself. A HEAD request would do for its digest, but is answered without the reason where it
+// fails.
+func (s *session) get(ctx context.Context, ref name.Reference) (*remote.Descriptor, error) {
+	var found *remote.Descriptor
+	err := s.retry(ctx, func() (err error) {
+		found, err = remote.Get(ref, s.options(ctx)...)
+		return err
+	})
+	return found, err
+}
+
+func (s *session) pull(ctx context.Context, platform string) (v1.Image, error) {
+	want, err := parsePlatform(platform)
+	if err != nil {
+		return nil, err
+	}
+	// Whoever reads the image later sends requests of its own, so they are tried again one by one.
+	options := append(s.options(ctx), remote.WithTransport(&retryTransport{s}), remote.WithPlatform(*want))
+	img, err := remote.Image(s.ref, options...)
+	if err != nil {
+		return nil, err
+	}
+	config, err := img.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	if has := config.Platform(); has != nil && has.OS != "" && !has.Satisfies(*want) {
+		return nil, fmt.Errorf("it is an image for %s and not for %s", has, want)
+	}
+	return img, nil
+}
+
+func (s *session) push(ctx context.Context, img v1.Image) (string, error) {
+	digest, err := img.Digest()
+	if err != nil {
+		return "", err
+	}
+	if want, ok := s.ref.(name.Digest); ok && want.DigestStr() != digest.String() {
+		return "", fmt.Errorf("the image is %s; push it to a tag", digest)
+	}
+	there, err := s.get(ctx, s.ref)
+	switch {
+	case err == nil && there.Digest == digest:
+		zerolog.Ctx(ctx).Info().Stringer("reference", s.ref).Stringer("digest", digest).Msg("the registry has the image already")
+		return digest.String(), nil
+	// Some registries answer a question for what they do not have with 403.
+	case err != nil && !hasStatus(err, http.StatusNotFound, http.StatusForbidden):
+		return "", err
+	}
+	blobs, err := img.Layers()
+	if err != nil {
+		return "", err
+	}
+	config, err := partial.ConfigLayer(img)
+	if err != nil {
+		return "", err
+	}
+	pusher, err := remote.NewPusher(s.options(ctx)...)
+	if err != nil {
+		return "", err
+	}
+	if err := s.upload(ctx, pusher, append(blobs, config)); err != nil {
+		return "", err
+	}
+	// The tag comes last, so that it never names an image that is not whole.
+	err = s.retry(ctx, func() error { return pusher.Put(ctx, s.ref, img) })
+	return digest.String(), err
+}
+
+// upload uploads the blobs that the registry does not have. The first failure stops the others.
+func (s *session) upload(ctx context.Context, pusher *remote.Pusher, blobs []v1.Layer) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	slots := make(chan struct{}, uploads)
+	var running sync.WaitGroup
+	for _, blob := range blobs {
+		slots <- struct{}{}
+		running.Go(func() {
+			defer func() { <-slots }()
+			err := s.retry(ctx, func() error { return pusher.Upload(ctx, s.ref.Context(), blob) })
+			if err != nil {
+				cancel(err)
+			}
+		})
+	}
+	running.Wait()
+	return context.Cause(ctx)
+}
+
+func (s *session) tag(ctx context.Context, tag name.Tag) error {
+	image, err := s.get(ctx, s.ref)
+	if err != nil {
+		return err
+	}
+	there, err := s.get(ctx, tag)
+	if err == nil && there.Digest == image.Digest {
+		return nil
+	}
+	if err != nil && !hasStatus(err, http.StatusNotFound, http.StatusForbidden) {
+		return err
+	}
+	pusher, err := remote.NewPusher(s.options(ctx)...)
+	if err != nil {
+		return err
+	}
+	return s.retry(ctx, func() error { return pusher.Put(ctx, tag, image) })
+}
+
+// hasStatus says whether err is an answer of the registry with one of the statuses.
+func hasStatus(err error, statuses ...int) bool {
+	var answer *transport.Error
+	if !errors.As(err, &answer) {
+		return false
+	}
+	for _, status := range statuses {
+		if answer.StatusCode == status {
+			return true
+		}
+	}
+	return false
+}
+
+// parsePlatform reads "os/architecture" or "os/architecture/variant"; default linux/amd64.
+func parsePlatform(platform string) (*v1.Platform, error) {
+	if platform == "" {
+		platform = defaultPlatform
+	}
+	p, err := v1.ParsePlatform(platform)
+	if err != nil || p.OS == "" || p.Architecture == "" || p.OSVersion != "" {
+		return nil, fmt.Errorf("platform %q is not written as OS/ARCHITECTURE; linux/amd64 for example", platform)
+	}
+	return p, nil
+}

@@ -1,0 +1,139 @@
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"github.com/rs/zerolog"
+)
+
+// tried is an error that stayed after every try.
+type tried struct {
+	times int
+	cause error
+}
+
+func (t *tried) Error() string { return fmt.Sprintf("%v (tried %d times)", t.cause, t.times) }
+func (t *tried) Unwrap() error { return t.cause }
+
+func (r Registry) backoff() []time.Duration {
+	if r.Backoff != nil {
+		return r.Backoff
+	}
+	return []time.Duration{500 * time.Millisecond, time.Second, 2 * time.Second, 4 * time.Second}
+}
+
+// retry runs op, and again after each wait of the back-off as long as its error may pass by itself.
+func (s *session) retry(ctx context.Context, op func() error) error {
+	waits := s.registry.backoff()
+	for n := 0; ; n++ {
+		err := op()
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case !passing(err):
+			return err
+		case n == len(waits):
+			return &tried{times: n + 1, cause: err}
+		}
+		zerolog.Ctx(ctx).Warn().Stringer("reference", s.ref).Str("cause", s.brief(err)).Dur("wait", waits[n]).
+			Msg("trying the registry again")
+		timer := time.NewTimer(waits[n])
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// passing says whether an error is worth another try: a connection that broke, a registry that is busy or restarting.
+// Nothing that the user has to mend is.
+func passing(err error) bool {
+	if certificateProblem(err) {
+		return false
+	}
+	var answer *transport.Error
+	if errors.As(err, &answer) {
+		for _, diagnostic := range answer.Errors {
+			// An upload that the registry has lost, by a restart perhaps. The next try begins a new one.
+			if diagnostic.Code == transport.BlobUploadUnknownErrorCode {
+				return true
+			}
+		}
+		return passingStatus(answer.StatusCode)
+	}
+	if broken(err) != nil {
+		return true
+	}
+	var lookup *net.DNSError
+	if errors.As(err, &lookup) {
+		return lookup.IsTemporary || lookup.IsTimeout
+	}
+	var network net.Error
+	return errors.As(err, &network) && network.Timeout()
+}
+
+// broken returns how a connection broke, nil where none did.
+func broken(err error) error {
+	for _, how := range []error{syscall.ECONNRESET, syscall.EPIPE, io.ErrUnexpectedEOF, io.EOF, net.ErrClosed} {
+		if errors.Is(err, how) {
+			return how
+		}
+	}
+	return nil
+}
+
+func passingStatus(status int) bool {
+	switch status {
+	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
+		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	default:
+		return false
+	}
+}
+
+// retryTransport tries single requests again. It is for requests without a body, as a pull sends them.
+type retryTransport struct {
+	session *session
+}
+
+// RoundTrip sends the request until it is answered with something that is not passing, or the back-off ends. The last
+// answer is returned as it is.
+func (t *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Body != nil && req.Body != http.NoBody {
+		return t.session.transport().RoundTrip(req)
+	}
+	var resp *http.Response
+	err := t.session.retry(req.Context(), func() (err error) {
+		if resp != nil {
+			resp.Body.Close()
+		}
+		resp, err = t.session.transport().RoundTrip(req)
+		if err == nil && passingStatus(resp.StatusCode) {
+			return &transport.Error{StatusCode: resp.StatusCode}
+		}
+		return err
+	})
+	if err != nil && resp != nil && hasStatus(err, resp.StatusCode) {
+		return resp, nil
+	}
+	if err != nil {
+		if resp != nil {
+			resp.Body.Close()
+		}
+		return nil, err
+	}
+	return resp, nil
+}
