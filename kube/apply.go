@@ -1,0 +1,269 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+
+	"github.com/rs/zerolog"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// ApplyOptions say how Client.Apply applies.
+type ApplyOptions struct {
+	// FieldManager is the name under which the API server notes the fields as ours; default "grimoire". What another manager
+	// has set and the manifest does not name stays as it is.
+	FieldManager string
+	// Force takes over the fields that the manifest sets to other values than their manager did. Default: that is an error,
+	// which names manager and field.
+	Force bool
+	// DryRun has the API server check and answer everything, and change nothing.
+	DryRun bool
+}
+
+// Action is what applying did to an object.
+type Action string
+
+// What applying does. Unchanged means that nothing of what we manage was different.
+const (
+	Created    Action = "created"
+	Configured Action = "configured"
+	Unchanged  Action = "unchanged"
+)
+
+// Change is an object and what applying did to it, or would have done in a dry run.
+type Change struct {
+	Object *Object
+	Action Action
+	// Before and After are the live object. Before is nil if it was created; After is nil if it was not there to be checked in
+	// a dry run, because what it needs (its namespace or its kind) is created by the same run.
+	Before, After *unstructured.Unstructured
+}
+
+// String returns what happened in words: "Deployment/pay configured".
+func (c Change) String() string {
+	return c.Object.String() + " " + string(c.Action)
+}
+
+// Apply applies the objects server-side: what others need first (namespaces, definitions, permissions, configuration), then
+// services and workloads, then the rest; within that, in the order given. Objects without a namespace get the client's if
+// their kind has one. Fields that only the server sets are not sent: status, and uid, resourceVersion, generation,
+// creationTimestamp and managedFields of the metadata.
+//
+// Nothing is applied if the server does not know one of the kinds. After that, the first error ends it; the changes up to then
+// are returned with it. What may pass is tried again a few times: a server that is busy or out of reach, a write at the same
+// moment.
+func (c *Client) Apply(ctx context.Context, objects []*Object, o ApplyOptions) ([]Change, error) {
+	if o.FieldManager == "" {
+		o.FieldManager = "grimoire"
+	}
+	ordered := slices.Clone(objects)
+	slices.SortStableFunc(ordered, func(a, b *Object) int { return rank(a) - rank(b) })
+
+	run := &applyRun{client: c, options: o, defined: definedKinds(objects), namespaces: definedNamespaces(objects)}
+	for _, object := range ordered {
+		if err := run.prepare(ctx, object); err != nil {
+			return nil, fmt.Errorf("applying %s: %w", object.described(), err)
+		}
+	}
+	var changes []Change
+	for _, object := range ordered {
+		change, err := run.apply(ctx, object)
+		if err != nil {
+			return changes, fmt.Errorf("applying %s: %w", object.described(), err)
+		}
+		zerolog.Ctx(ctx).Debug().Str("object", object.String()).Str("namespace", object.GetNamespace()).
+			Str("action", string(change.Action)).Msg("applied")
+		changes = append(changes, change)
+	}
+	return changes, nil
+}
+
+// ranks say in which order kinds are applied; what is not named comes last.
+var ranks = [][]string{
+	{"Namespace"},
+	{"CustomResourceDefinition"},
+	{"ServiceAccount", "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding", "PriorityClass", "StorageClass",
+		"ResourceQuota", "LimitRange"},
+	{"ConfigMap", "Secret", "PersistentVolume", "PersistentVolumeClaim"},
+	{"Service"},
+	{"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Pod", "Job", "CronJob"},
+}
+
+func rank(o *Object) int {
+	for i, kinds := range ranks {
+		if slices.Contains(kinds, o.GetKind()) {
+			return i
+		}
+	}
+	return len(ranks)
+}
+
+func isDefinition(o *Object) bool {
+	return o.GroupVersionKind().GroupKind() == schema.GroupKind{Group: "apiextensions.k8s.io", Kind: "CustomResourceDefinition"}
+}
+
+// definedKinds are the kinds that the objects themselves bring to the cluster.
+func definedKinds(objects []*Object) map[schema.GroupKind]bool {
+	defined := make(map[schema.GroupKind]bool)
+	for _, o := range objects {
+		if isDefinition(o) {
+			group, _, _ := unstructured.NestedString(o.Object, "spec", "group")
+			kind, _, _ := unstructured.NestedString(o.Object, "spec", "names", "kind")
+			defined[schema.GroupKind{Group: group, Kind: kind}] = true
+		}
+	}
+	return defined
+}
+
+func definedNamespaces(objects []*Object) map[string]bool {
+	namespaces := make(map[string]bool)
+	for _, o := range objects {
+		if o.GroupVersionKind().GroupKind() == (schema.GroupKind{Kind: "Namespace"}) {
+			namespaces[o.GetName()] = true
+		}
+	}
+	return namespaces
+}
+
+// applyRun is one call of Apply.
+type applyRun struct {
+	client     *Client
+	options    ApplyOptions
+	defined    map[schema.GroupKind]bool
+	namespaces map[string]bool
+}
+
+// prepare finds the object's kind and gives it its namespace.
+func (run *applyRun) prepare(ctx context.Context, o *Object) error {
+	r, err := run.client.resource(ctx, o.GroupVersionKind())
+	if run.definedHere(o, err) {
+		return nil
+	}
+	if err == nil {
+		run.setNamespace(o, r)
+	}
+	return err
+}
+
+func (run *applyRun) setNamespace(o *Object, r resource) {
+	if r.namespaced && o.GetNamespace() == "" {
+		o.SetNamespace(run.client.namespace)
+	}
+}
+
+// definedHere reports whether err says that the kind is not there yet, and its definition is among the objects.
+func (run *applyRun) definedHere(o *Object, err error) bool {
+	var unknown *unknownKindError
+	return errors.As(err, &unknown) && run.defined[o.GroupVersionKind().GroupKind()]
+}
+
+func (run *applyRun) apply(ctx context.Context, o *Object) (Change, error) {
+	r, err := run.client.resource(ctx, o.GroupVersionKind())
+	if run.definedHere(o, err) {
+		if run.options.DryRun {
+			return run.unchecked(ctx, o, "its kind"), nil
+		}
+		r, err = run.client.awaitKind(ctx, o.GroupVersionKind())
+	}
+	if err != nil {
+		return Change{}, err
+	}
+	run.setNamespace(o, r)
+	api := run.client.of(r, o.GetNamespace())
+
+	var before *unstructured.Unstructured
+	err = retry(ctx, func() (err error) {
+		before, err = api.Get(ctx, o.GetName(), metav1.GetOptions{})
+		return err
+	})
+	if apierrors.IsNotFound(err) {
+		before, err = nil, nil
+	}
+	if err != nil {
+		return Change{}, run.client.explain(ctx, err, "get", r, o.GetNamespace())
+	}
+	if before != nil && before.GetDeletionTimestamp() != nil {
+		return Change{}, errors.New("it is being deleted; apply it again when it is gone, and see its finalizers if it stays")
+	}
+
+	options := metav1.ApplyOptions{FieldManager: run.options.FieldManager, Force: run.options.Force}
+	if run.options.DryRun {
+		options.DryRun = []string{metav1.DryRunAll}
+	}
+	var after *unstructured.Unstructured
+	err = retry(ctx, func() (err error) {
+		after, err = api.Apply(ctx, o.GetName(), withoutServerFields(o.Unstructured), options)
+		return err
+	})
+	if run.options.DryRun && isMissingNamespace(err) && run.namespaces[o.GetNamespace()] {
+		return run.unchecked(ctx, o, "its namespace"), nil
+	}
+	if err != nil {
+		return Change{}, run.client.explain(ctx, err, "patch", r, o.GetNamespace())
+	}
+	change := Change{Object: o, Before: before, After: after, Action: run.action(before, after)}
+	if run.options.DryRun {
+		return change, nil
+	}
+	o.applied = after
+	if isDefinition(o) {
+		return change, run.client.awaitDefinition(ctx, o)
+	}
+	return change, nil
+}
+
+// unchecked is the change of a dry run that the server cannot answer.
+func (run *applyRun) unchecked(ctx context.Context, o *Object, missing string) Change {
+	zerolog.Ctx(ctx).Warn().Str("object", o.String()).
+		Msgf("not checked by the API server: %s is created by the same run", missing)
+	return Change{Object: o, Action: Created}
+}
+
+// withoutServerFields returns a copy without the fields that a server refuses or ignores; manifests that were once read from a
+// cluster have them.
+func withoutServerFields(u *unstructured.Unstructured) *unstructured.Unstructured {
+	sent := u.DeepCopy()
+	delete(sent.Object, "status")
+	if metadata, ok := sent.Object["metadata"].(map[string]any); ok {
+		for _, field := range []string{"uid", "resourceVersion", "generation", "creationTimestamp", "managedFields"} {
+			delete(metadata, field)
+		}
+	}
+	return sent
+}
+
+// action compares the live object from before and after. The resource version alone does not tell: the controllers' status
+// moves it while a rollout goes on, and a dry run does not.
+func (run *applyRun) action(before, after *unstructured.Unstructured) Action {
+	switch {
+	case before == nil:
+		return Created
+	case reflect.DeepEqual(run.ours(before), run.ours(after)):
+		return Unchanged
+	default:
+		return Configured
+	}
+}
+
+// ours returns an object without its status, and of its managed fields only ours.
+func (run *applyRun) ours(u *unstructured.Unstructured) map[string]any {
+	content := u.DeepCopy().Object
+	delete(content, "status")
+	metadata, _ := content["metadata"].(map[string]any)
+	managers, _ := metadata["managedFields"].([]any)
+	delete(metadata, "managedFields")
+	delete(metadata, "resourceVersion")
+	for _, m := range managers {
+		manager, _ := m.(map[string]any)
+		if manager["manager"] == run.options.FieldManager && manager["operation"] == "Apply" && manager["subresource"] == nil {
+			metadata["managedFields"] = manager["fieldsV1"]
+		}
+	}
+	return content
+}

@@ -1,0 +1,328 @@
+package kube_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/grimoire-build/grimoire/kube"
+)
+
+const deployment = `apiVersion: apps/v1
+kind: Deployment
+metadata: {name: pay}
+spec:
+  replicas: 2
+  template: {spec: {containers: [{name: pay, image: pay}]}}
+`
+
+const payPath = "/apis/apps/v1/namespaces/shop/deployments/pay"
+
+func actions(changes []kube.Change) []string {
+	var got []string
+	for _, c := range changes {
+		got = append(got, c.String())
+	}
+	return got
+}
+
+func TestApply(t *testing.T) {
+	s := newAPIServer(t)
+	client := s.connect("shop")
+	objects := load(t, deployment+`---
+{apiVersion: v1, kind: Service, metadata: {name: pay}, spec: {port: 80}}
+---
+{apiVersion: v1, kind: ConfigMap, metadata: {name: b, uid: x, resourceVersion: "1", creationTimestamp: null, managedFields: []}, data: {a: "1"}, status: {x: y}}
+---
+{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: pay}}
+---
+{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: default}}
+---
+{apiVersion: v1, kind: Namespace, metadata: {name: other}}
+---
+{apiVersion: batch/v1, kind: Job, metadata: {name: migrate, namespace: other}}
+`)
+	given := slices.Clone(objects)
+	changes, err := client.Apply(t.Context(), objects, kube.ApplyOptions{})
+	require.NoError(t, err)
+	assert.Equal(t, []string{
+		"Namespace/other created", "ClusterRole/pay created", "ConfigMap/b created", "ConfigMap/a created", "Service/pay created",
+		"Deployment/pay created", "Job/migrate created",
+	}, actions(changes))
+	assert.Equal(t, given, objects, "the order of the caller's objects is theirs")
+	assert.Equal(t, "shop", s.live(payPath).GetNamespace())
+	assert.Equal(t, "shop", objects[0].GetNamespace(), "for Wait")
+	assert.Equal(t, "a", s.live("/api/v1/namespaces/default/configmaps/a").GetName(), "a namespace that is stated is kept")
+	assert.NotContains(t, s.live("/api/v1/namespaces/shop/configmaps/b").Object, "status")
+	assert.Equal(t, "1", changes[2].After.Object["data"].(map[string]any)["a"])
+	assert.Nil(t, changes[2].Before)
+
+	// A rollout goes on: its status must not look like a change.
+	s.setStatus(payPath, "replicas: 1")
+	changes, err = client.Apply(t.Context(), objects, kube.ApplyOptions{})
+	require.NoError(t, err)
+	for _, c := range changes {
+		assert.Equal(t, kube.Unchanged, c.Action, "%s", c)
+	}
+
+	require.NoError(t, unstructured.SetNestedField(objects[0].Object, int64(3), "spec", "replicas"))
+	changes, err = client.Apply(t.Context(), objects[:1], kube.ApplyOptions{DryRun: true})
+	require.NoError(t, err)
+	assert.Equal(t, []string{"Deployment/pay configured"}, actions(changes))
+	replicas, _, _ := unstructured.NestedFloat64(s.live(payPath).Object, "spec", "replicas")
+	assert.InDelta(t, 2, replicas, 0, "a dry run changes nothing")
+
+	changes, err = client.Apply(t.Context(), objects[:1], kube.ApplyOptions{})
+	require.NoError(t, err)
+	assert.Equal(t, []string{"Deployment/pay configured"}, actions(changes))
+	changes, err = client.Apply(t.Context(), objects[:1], kube.ApplyOptions{DryRun: true})
+	require.NoError(t, err)
+	assert.Equal(t, []string{"Deployment/pay unchanged"}, actions(changes))
+}
+
+// The status moves between the read and the write of an object that a rollout is going on for.
+func TestApplyUnchangedWhileTheStatusMoves(t *testing.T) {
+	s := newAPIServer(t)
+	client := s.connect("shop")
+	objects := load(t, deployment)
+	_, err := client.Apply(t.Context(), objects, kube.ApplyOptions{})
+	require.NoError(t, err)
+	s.setFault(func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodPatch {
+			s.setStatus(payPath, "replicas: 1")
+		}
+		return false
+	})
+	changes, err := client.Apply(t.Context(), objects, kube.ApplyOptions{})
+	require.NoError(t, err)
+	assert.Equal(t, []string{"Deployment/pay unchanged"}, actions(changes))
+}
+
+func TestApplyKeepsWhatOthersOwn(t *testing.T) {
+	s := newAPIServer(t)
+	client := s.connect("shop")
+	other := load(t, "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: pay, annotations: {mesh: \"on\"}}\nspec: {replicas: 7}\n")
+	_, err := client.Apply(t.Context(), other, kube.ApplyOptions{FieldManager: "autoscaler"})
+	require.NoError(t, err)
+
+	objects := load(t, deployment)
+	_, err = client.Apply(t.Context(), objects, kube.ApplyOptions{})
+	require.ErrorContains(t, err, fmt.Sprintf(`applying Deployment/pay (%s): conflict with "autoscaler" of .spec.replicas; remove these `+
+		"fields from the manifest, or apply with force to take them over", objects[0].Source))
+
+	_, err = client.Apply(t.Context(), objects, kube.ApplyOptions{Force: true})
+	require.NoError(t, err)
+	assert.Equal(t, map[string]string{"mesh": "on"}, s.live(payPath).GetAnnotations())
+	replicas, _, _ := unstructured.NestedFloat64(s.live(payPath).Object, "spec", "replicas")
+	assert.InDelta(t, 2, replicas, 0)
+}
+
+const definition = `apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: tills.shop.example.org}
+spec: {group: shop.example.org, names: {kind: Till, plural: tills}}
+`
+
+const till = "---\n{apiVersion: shop.example.org/v1, kind: Till, metadata: {name: one}}\n"
+
+func TestApplyDefinition(t *testing.T) {
+	s := newAPIServer(t)
+	client := s.connect("shop")
+	objects := load(t, definition+till)
+	var log bytes.Buffer
+	ctx := zerolog.New(&log).WithContext(t.Context())
+	changes, err := client.Apply(ctx, objects, kube.ApplyOptions{DryRun: true})
+	require.NoError(t, err)
+	assert.Equal(t, []string{"CustomResourceDefinition/tills.shop.example.org created", "Till/one created"}, actions(changes))
+	assert.Nil(t, changes[1].After)
+	assert.Contains(t, log.String(), "not checked by the API server: its kind is created by the same run")
+
+	changes, err = client.Apply(t.Context(), objects, kube.ApplyOptions{})
+	require.NoError(t, err)
+	assert.Equal(t, []string{"CustomResourceDefinition/tills.shop.example.org created", "Till/one created"}, actions(changes))
+	assert.Equal(t, "one", s.live("/apis/shop.example.org/v1/namespaces/shop/tills/one").GetName())
+}
+
+func TestApplyDryRunInANewNamespace(t *testing.T) {
+	s := newAPIServer(t)
+	objects := load(t, "{apiVersion: v1, kind: Namespace, metadata: {name: new}}\n---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: new}}\n")
+	changes, err := s.connect("shop").Apply(t.Context(), objects, kube.ApplyOptions{DryRun: true})
+	require.NoError(t, err)
+	assert.Equal(t, []string{"Namespace/new created", "ConfigMap/a created"}, actions(changes))
+}
+
+func TestApplyUnknownKindBeforeAnything(t *testing.T) {
+	s := newAPIServer(t)
+	for content, want := range map[string]string{
+		"{apiVersion: apps/v1, kind: Deploymnt, metadata: {name: x}}": "the cluster knows no kind Deploymnt in apps/v1, only Deployment, StatefulSet; install",
+		"{apiVersion: apps/v9, kind: Deployment, metadata: {name: x}}": "the cluster does not know apps/v9; install what defines it, or " +
+			"mend its apiVersion and kind",
+	} {
+		objects := load(t, "{apiVersion: v1, kind: ConfigMap, metadata: {name: a}}\n---\n"+content)
+		changes, err := s.connect("shop").Apply(t.Context(), objects, kube.ApplyOptions{})
+		require.ErrorContains(t, err, want)
+		assert.ErrorContains(t, err, objects[1].Source.String())
+		assert.Empty(t, changes)
+		for _, request := range s.seen() {
+			assert.NotContains(t, request, "PATCH")
+		}
+	}
+}
+
+func TestApplyErrors(t *testing.T) {
+	on := func(method string, f func(w http.ResponseWriter)) func(http.ResponseWriter, *http.Request) bool {
+		return func(w http.ResponseWriter, r *http.Request) bool {
+			if r.Method != method || !strings.HasSuffix(r.URL.Path, "/pay") {
+				return false
+			}
+			f(w)
+			return true
+		}
+	}
+	tests := []struct {
+		name  string
+		fault func(http.ResponseWriter, *http.Request) bool
+		want  []string
+	}{
+		{"may not patch", on("PATCH", func(w http.ResponseWriter) {
+			fail(w, 403, "Forbidden", `deployments.apps "pay" is forbidden: User "ci" cannot patch resource "deployments"`, nil)
+		}), []string{`User "ci" cannot patch`, "; let the login patch deployments.apps in the namespace shop"}},
+		{"may not get", on("GET", func(w http.ResponseWriter) {
+			fail(w, 403, "Forbidden", `deployments.apps "pay" is forbidden: User "ci" cannot get resource "deployments"`, nil)
+		}), []string{"; let the login get deployments.apps in the namespace shop"}},
+		{"quota", on("PATCH", func(w http.ResponseWriter) {
+			fail(w, 403, "Forbidden", `deployments.apps "pay" is forbidden: exceeded quota: small`, nil)
+		}), []string{"exceeded quota: small"}},
+		{"login refused", on("PATCH", func(w http.ResponseWriter) { fail(w, 401, "Unauthorized", "Unauthorized", nil) }),
+			[]string{"refuses the login: Unauthorized; renew the credentials in the kubeconfig"}},
+		{"internal error", on("PATCH", func(w http.ResponseWriter) { fail(w, 500, "InternalError", "etcd is on fire", nil) }),
+			[]string{"etcd is on fire"}},
+		{"immutable", on("PATCH", func(w http.ResponseWriter) {
+			fail(w, 422, "Invalid", `Deployment "pay" is invalid: spec.selector: field is immutable`, nil)
+		}), []string{"field is immutable; delete the live object first, or give the new one another name"}},
+		{"no API server", on("PATCH", func(w http.ResponseWriter) { w.WriteHeader(502); fmt.Fprint(w, "<html>bad gateway") }), []string{"bad gateway"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newAPIServer(t)
+			s.setFault(tt.fault)
+			objects := load(t, deployment+"---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: a}}\n")
+			changes, err := s.connect("shop").Apply(t.Context(), objects, kube.ApplyOptions{})
+			require.ErrorContains(t, err, fmt.Sprintf("applying Deployment/pay (%s): ", objects[0].Source))
+			for _, want := range tt.want {
+				assert.ErrorContains(t, err, want)
+			}
+			assert.NotContains(t, err.Error(), "secret-token")
+			assert.Equal(t, []string{"ConfigMap/a created"}, actions(changes), "what was done up to then")
+		})
+	}
+}
+
+func TestApplyMissingNamespace(t *testing.T) {
+	_, err := newAPIServer(t).connect("nowhere").Apply(t.Context(), load(t, deployment), kube.ApplyOptions{})
+	require.ErrorContains(t, err, `namespaces "nowhere" not found; create the namespace, or add it to the manifests`)
+}
+
+func TestApplyToWhatIsBeingDeleted(t *testing.T) {
+	s := newAPIServer(t)
+	client := s.connect("shop")
+	objects := load(t, deployment)
+	_, err := client.Apply(t.Context(), objects, kube.ApplyOptions{})
+	require.NoError(t, err)
+	s.set(payPath, func(content map[string]any) {
+		content["metadata"].(map[string]any)["deletionTimestamp"] = "2020-01-01T00:00:00Z"
+	})
+	_, err = client.Apply(t.Context(), objects, kube.ApplyOptions{})
+	require.ErrorContains(t, err, "it is being deleted; apply it again when it is gone")
+}
+
+func TestApplyTriesAgain(t *testing.T) {
+	s := newAPIServer(t)
+	var patches, gets atomic.Int32
+	s.setFault(func(w http.ResponseWriter, r *http.Request) bool {
+		switch {
+		case r.Method == http.MethodGet && r.URL.Path == "/apis/apps/v1" && gets.Add(1) == 1:
+			fail(w, 503, "ServiceUnavailable", "starting", nil)
+		case r.Method == http.MethodPatch && patches.Add(1) == 1:
+			fail(w, 409, "Conflict", "the object has been modified", nil)
+		case r.Method == http.MethodPatch && patches.Load() == 2:
+			panic(http.ErrAbortHandler)
+		default:
+			return false
+		}
+		return true
+	})
+	changes, err := s.connect("shop").Apply(t.Context(), load(t, deployment), kube.ApplyOptions{})
+	require.NoError(t, err)
+	assert.Equal(t, []string{"Deployment/pay created"}, actions(changes))
+	assert.EqualValues(t, 3, patches.Load())
+}
+
+func TestApplyGivesUp(t *testing.T) {
+	s := newAPIServer(t)
+	var patches atomic.Int32
+	s.setFault(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodPatch {
+			return false
+		}
+		patches.Add(1)
+		fail(w, 503, "ServiceUnavailable", "the webhook is not up", nil)
+		return true
+	})
+	_, err := s.connect("shop").Apply(t.Context(), load(t, deployment), kube.ApplyOptions{})
+	require.ErrorContains(t, err, "the webhook is not up")
+	assert.EqualValues(t, 5, patches.Load())
+}
+
+func TestApplyCancelled(t *testing.T) {
+	s := newAPIServer(t)
+	cause := fmt.Errorf("the job was cancelled")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	s.setFault(func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodPatch {
+			cancel(cause)
+			<-r.Context().Done()
+		}
+		return false
+	})
+	_, err := s.connect("shop").Apply(ctx, load(t, deployment), kube.ApplyOptions{})
+	require.ErrorIs(t, err, cause)
+}
+
+func TestServerWarningsAreLogged(t *testing.T) {
+	s := newAPIServer(t)
+	s.setFault(func(w http.ResponseWriter, _ *http.Request) bool {
+		w.Header().Set("Warning", `299 - "apps/v1 is deprecated"`)
+		return false
+	})
+	var log bytes.Buffer
+	_, err := s.connect("shop").Apply(zerolog.New(&log).WithContext(t.Context()), load(t, deployment), kube.ApplyOptions{})
+	require.NoError(t, err)
+	assert.Contains(t, log.String(), "the API server warns: apps/v1 is deprecated")
+}
+
+func TestKindsAreAskedForOnce(t *testing.T) {
+	s := newAPIServer(t)
+	client := s.connect("shop")
+	for range 2 {
+		_, err := client.Apply(t.Context(), load(t, deployment), kube.ApplyOptions{})
+		require.NoError(t, err)
+	}
+	asked := 0
+	for _, request := range s.seen() {
+		if request == "GET /apis/apps/v1" {
+			asked++
+		}
+	}
+	assert.Equal(t, 1, asked)
+}

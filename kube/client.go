@@ -1,0 +1,209 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/rs/zerolog"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/clientcmd/api"
+)
+
+// Config says which cluster to connect to. The zero value is the cluster of the only context in the kubeconfig that KUBECONFIG
+// names, or else of ~/.kube/config, or else the cluster that this process runs in.
+type Config struct {
+	// Kubeconfig is the path of a kubeconfig. Default: KUBECONFIG (one path or several), then ~/.kube/config.
+	Kubeconfig string
+	// Data is the content of a kubeconfig, and comes before all paths. It stays in memory.
+	Data []byte
+	// Context is the context to use. Default: the only one there is. Among several, one has to be named, since the current
+	// context is whatever somebody last looked at, and no place to deploy to unasked.
+	Context string
+	// Namespace is for objects that do not name theirs. Default: the context's, then "default".
+	Namespace string
+}
+
+// Client works on one cluster. It may be used by several goroutines.
+type Client struct {
+	rest      rest.Interface
+	dynamic   dynamic.Interface
+	host      string
+	namespace string
+
+	mu    sync.Mutex
+	kinds map[schema.GroupVersion]kinds
+}
+
+// Host returns the API server's address.
+func (c *Client) Host() string { return c.host }
+
+// Namespace returns the namespace of the objects that do not name theirs.
+func (c *Client) Namespace() string { return c.namespace }
+
+// Requests to the API server: its own limits are fairer than a client's, whose usual five a second make one wait for nothing.
+const (
+	requestsPerSecond = 200
+	requestsAtOnce    = 400
+)
+
+// Connect finds the cluster and the login. It asks the API server nothing yet, so that a cluster that cannot be reached is
+// an error of what is done first. Errors never quote a kubeconfig's content.
+func Connect(c Config) (*Client, error) {
+	config, namespace, err := c.load()
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the cluster: %w", err)
+	}
+	if c.Namespace != "" {
+		namespace = c.Namespace
+	}
+	if namespace == "" {
+		namespace = "default"
+	}
+	config.QPS, config.Burst = requestsPerSecond, requestsAtOnce
+	config.UserAgent = "grimoire"
+	config.WarningHandlerWithContext = warnings{}
+	httpClient, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the cluster: %w", err)
+	}
+	restConfig := dynamic.ConfigFor(config)
+	restConfig.GroupVersion = nil
+	restClient, err := rest.UnversionedRESTClientForConfigAndClient(restConfig, httpClient)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the cluster: %w", err)
+	}
+	return &Client{
+		rest:      restClient,
+		dynamic:   dynamic.New(restClient),
+		host:      config.Host,
+		namespace: namespace,
+		kinds:     make(map[schema.GroupVersion]kinds),
+	}, nil
+}
+
+// load returns the connection and the context's namespace.
+func (c Config) load() (*rest.Config, string, error) {
+	kubeconfig, source, err := c.kubeconfig()
+	if err != nil {
+		return nil, "", err
+	}
+	if kubeconfig == nil {
+		return c.inCluster()
+	}
+	name, err := c.choose(kubeconfig, source)
+	if err != nil {
+		return nil, "", err
+	}
+	client := clientcmd.NewNonInteractiveClientConfig(*kubeconfig, name, &clientcmd.ConfigOverrides{}, nil)
+	config, err := client.ClientConfig()
+	if err != nil {
+		return nil, "", fmt.Errorf("the context %q of %s: %w", name, source, err)
+	}
+	return config, kubeconfig.Contexts[name].Namespace, nil
+}
+
+// kubeconfig reads the first kubeconfig there is, and says what it read. It returns nil where there is none to read and none
+// was named.
+func (c Config) kubeconfig() (*api.Config, string, error) {
+	if len(c.Data) > 0 {
+		config, err := clientcmd.Load(c.Data)
+		if err != nil {
+			return nil, "", errors.New("the kubeconfig that was given as data cannot be read; set it to what " +
+				"`kubectl config view --raw --minify --flatten` prints")
+		}
+		return config, "the kubeconfig that was given as data", nil
+	}
+	paths, named := []string{c.Kubeconfig}, "Config.Kubeconfig"
+	if c.Kubeconfig == "" {
+		paths, named = filepath.SplitList(os.Getenv("KUBECONFIG")), "KUBECONFIG"
+		paths = slices.DeleteFunc(paths, func(path string) bool { return path == "" })
+	}
+	if len(paths) == 0 {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return nil, "", nil // a pod without a home
+		}
+		paths, named = []string{filepath.Join(home, ".kube", "config")}, ""
+	}
+	present := slices.DeleteFunc(slices.Clone(paths), func(path string) bool {
+		_, err := os.Stat(path)
+		return errors.Is(err, os.ErrNotExist)
+	})
+	source := strings.Join(paths, ", ")
+	if len(present) == 0 {
+		if named == "" {
+			return nil, "", nil
+		}
+		return nil, "", fmt.Errorf("there is no kubeconfig %s, which %s names; write it there, or name another", source, named)
+	}
+	rules := &clientcmd.ClientConfigLoadingRules{Precedence: present}
+	config, err := rules.Load()
+	if err != nil {
+		return nil, "", fmt.Errorf("the kubeconfig %s cannot be read; see what `kubectl config view` says of it", source)
+	}
+	return config, "the kubeconfig " + source, nil
+}
+
+// choose returns the name of the context to use.
+func (c Config) choose(config *api.Config, source string) (string, error) {
+	names := slices.Sorted(maps.Keys(config.Contexts))
+	list := strings.Join(names, ", ")
+	if len(names) == 0 {
+		return "", fmt.Errorf("%s has no context; add one with `kubectl config set-context`", source)
+	}
+	if c.Context != "" {
+		if config.Contexts[c.Context] == nil {
+			return "", fmt.Errorf("%s has no context %q; name one of: %s", source, c.Context, list)
+		}
+		return c.Context, nil
+	}
+	if len(names) > 1 {
+		return "", fmt.Errorf("%s has %d contexts and none was chosen; name one of: %s", source, len(names), list)
+	}
+	if current := config.CurrentContext; current != "" && current != names[0] {
+		return "", fmt.Errorf("the current context %q of %s is not in it; name the one that is: %s", current, source, list)
+	}
+	return names[0], nil
+}
+
+// namespaceFile is where a pod finds its namespace.
+const namespaceFile = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+
+func (c Config) inCluster() (*rest.Config, string, error) {
+	config, err := rest.InClusterConfig()
+	switch {
+	case errors.Is(err, rest.ErrNotInCluster):
+		return nil, "", errors.New("there is no kubeconfig, and this does not run in a cluster; set KUBECONFIG, or write " +
+			"~/.kube/config")
+	case err != nil:
+		return nil, "", fmt.Errorf("the login of this pod: %w; let it mount its service account's token", err)
+	case c.Context != "":
+		return nil, "", fmt.Errorf("there is no kubeconfig to have the context %q, only the login of this pod; set KUBECONFIG, "+
+			"or name no context", c.Context)
+	}
+	namespace, err := os.ReadFile(namespaceFile)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, "", fmt.Errorf("the namespace of this pod: %w", err)
+	}
+	return config, strings.TrimSpace(string(namespace)), nil
+}
+
+// warnings passes on what the API server warns of: deprecated versions, for example.
+type warnings struct{}
+
+// HandleWarningHeaderWithContext implements rest.WarningHandlerWithContext.
+func (warnings) HandleWarningHeaderWithContext(ctx context.Context, code int, _, text string) {
+	if code == 299 && text != "" {
+		zerolog.Ctx(ctx).Warn().Msg("the API server warns: " + text)
+	}
+}

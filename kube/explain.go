@@ -1,0 +1,142 @@
+package kube
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/url"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// explain returns what an error of the API server means for the reader, with err as its cause.
+func (c *Client) explain(ctx context.Context, err error, verb string, r resource, namespace string) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	switch {
+	case apierrors.IsUnauthorized(err):
+		return fmt.Errorf("%s refuses the login: %w; renew the credentials in the kubeconfig", c.host, err)
+	case isDenied(err):
+		return fmt.Errorf("%w; let the login %s %s%s", err, verb, r, inNamespace(r, namespace))
+	case isMissingNamespace(err):
+		return fmt.Errorf("%w; create the namespace, or add it to the manifests", err)
+	case apierrors.HasStatusCause(err, metav1.CauseTypeFieldManagerConflict):
+		return fmt.Errorf("%w; remove these fields from the manifest, or apply with force to take them over", conflictError(err))
+	case apierrors.IsInvalid(err) && strings.Contains(err.Error(), "immutable"):
+		return fmt.Errorf("%w; delete the live object first, or give the new one another name", err)
+	default:
+		return err
+	}
+}
+
+func inNamespace(r resource, namespace string) string {
+	if !r.namespaced {
+		return ""
+	}
+	return " in the namespace " + namespace
+}
+
+// isDenied reports whether permissions are missing. Quotas, admission and namespaces that are going away have the same reason,
+// and no permission would help.
+func isDenied(err error) bool {
+	return apierrors.IsForbidden(err) && strings.Contains(err.Error(), " cannot ")
+}
+
+func isMissingNamespace(err error) bool {
+	var status apierrors.APIStatus
+	if !apierrors.IsNotFound(err) || !errors.As(err, &status) {
+		return false
+	}
+	details := status.Status().Details
+	return details != nil && details.Kind == "namespaces"
+}
+
+// conflictError says who else manages which field.
+func conflictError(err error) error {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) || status.Status().Details == nil {
+		return err
+	}
+	var conflicts []string
+	for _, cause := range status.Status().Details.Causes {
+		if cause.Type == metav1.CauseTypeFieldManagerConflict {
+			conflicts = append(conflicts, fmt.Sprintf("%s of %s", cause.Message, cause.Field))
+		}
+	}
+	return &explainedError{text: strings.Join(conflicts, ", "), err: err}
+}
+
+// explainedError says the same as err in fewer words.
+type explainedError struct {
+	text string
+	err  error
+}
+
+func (e *explainedError) Error() string { return e.text }
+
+func (e *explainedError) Unwrap() error { return e.err }
+
+// Trying again: five times in about three seconds at first, longer pauses where there is no end to it.
+const (
+	retries    = 5
+	firstPause = 200 * time.Millisecond
+	lastPause  = 5 * time.Second
+)
+
+// retry calls f until it succeeds or fails for good.
+func retry(ctx context.Context, f func() error) error {
+	pause := firstPause
+	for try := 1; ; try++ {
+		err := f()
+		if err == nil || try == retries || !mayPass(err) || !sleep(ctx, pause) {
+			return err
+		}
+		pause = longer(pause)
+	}
+}
+
+// sleep waits for d, more or less, so that many who failed together do not try again together. It reports whether ctx is still
+// good.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d/2 + rand.N(d))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+func longer(pause time.Duration) time.Duration {
+	return min(2*pause, lastPause)
+}
+
+// mayPass reports whether the same request may succeed a moment later.
+func mayPass(err error) bool {
+	switch {
+	case apierrors.IsConflict(err):
+		return !apierrors.HasStatusCause(err, metav1.CauseTypeFieldManagerConflict)
+	case apierrors.IsTooManyRequests(err), apierrors.IsServerTimeout(err), apierrors.IsTimeout(err),
+		apierrors.IsServiceUnavailable(err), apierrors.IsAlreadyExists(err):
+		return true
+	default:
+		return isBroken(err)
+	}
+}
+
+// isBroken reports whether a request failed on its way. All requests here mean the same when they arrive twice. A name that
+// does not exist and a certificate that is not trusted stay as they are.
+func isBroken(err error) bool {
+	var transport *url.Error
+	var certificate *tls.CertificateVerificationError
+	var name *net.DNSError
+	return errors.As(err, &transport) && !errors.As(err, &certificate) && !(errors.As(err, &name) && name.IsNotFound)
+}

@@ -1,0 +1,161 @@
+package kube
+
+import (
+	"cmp"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// Replacement is a container whose image SetImage has set.
+type Replacement struct {
+	Object    *Object
+	Container string
+	// From is the image in the manifest, To the one that was set in its place. They are the same where it was there already.
+	From, To string
+}
+
+// podSpecs are where objects have the specification of a pod: a Pod, what makes pods, and what makes Jobs. Going by the
+// place and not by the kind takes in what others define the same way.
+var podSpecs = [][]string{
+	{"spec"},
+	{"spec", "template", "spec"},
+	{"spec", "jobTemplate", "spec", "template", "spec"},
+}
+
+// SetImage sets image ("host/owner/name@sha256:…") in every container and init container of the objects whose image has the
+// same name, as MatchImage has it; what the containers are called does not matter. The others stay as they are. It is an
+// error if there is none, and if image is not named by its digest.
+func SetImage(objects []*Object, image string) ([]Replacement, error) {
+	wanted, err := parseImage(image)
+	if err != nil {
+		return nil, fmt.Errorf("setting the image: %w", err)
+	}
+	var replaced []Replacement
+	var others []foundImage
+	for _, o := range objects {
+		for _, container := range containers(o) {
+			from, _ := container["image"].(string)
+			if !MatchImage(from, image) {
+				others = append(others, foundImage{from, o.Source.File})
+				continue
+			}
+			container["image"] = image
+			name, _ := container["name"].(string)
+			replaced = append(replaced, Replacement{Object: o, Container: name, From: from, To: image})
+		}
+	}
+	if len(replaced) == 0 {
+		return nil, fmt.Errorf("setting the image: %w", noImageError(wanted, others))
+	}
+	return replaced, nil
+}
+
+// containers returns the containers of an object, to read and to change.
+func containers(o *Object) []map[string]any {
+	var found []map[string]any
+	for _, path := range podSpecs {
+		spec := o.Object
+		for _, field := range path {
+			spec, _ = spec[field].(map[string]any)
+		}
+		for _, field := range []string{"initContainers", "containers"} {
+			list, _ := spec[field].([]any)
+			for _, item := range list {
+				if container, ok := item.(map[string]any); ok {
+					found = append(found, container)
+				}
+			}
+		}
+	}
+	return found
+}
+
+// foundImage is an image that was not the wanted one, and where it is.
+type foundImage struct{ image, file string }
+
+// noImageError says which images there are in the place of the wanted one.
+func noImageError(wanted imageName, found []foundImage) error {
+	cure := fmt.Sprintf("name it in the manifest, as %q for example", wanted.lastName())
+	var list []string
+	slices.SortFunc(found, func(a, b foundImage) int {
+		return cmp.Or(strings.Compare(a.file, b.file), strings.Compare(a.image, b.image))
+	})
+	for _, f := range slices.Compact(found) {
+		where := ""
+		if f.file != "" {
+			where = " in " + f.file
+		}
+		list = append(list, fmt.Sprintf("%q%s", f.image, where))
+	}
+	if len(list) == 0 {
+		return fmt.Errorf("nothing uses an image %s, nor any other image; %s", wanted.repository(), cure)
+	}
+	return fmt.Errorf("nothing uses an image %s, only %s; %s", wanted.repository(), strings.Join(list, ", "), cure)
+}
+
+// MatchImage reports whether image, as a manifest names it, is an image of the repository of wanted. Tags and digests of both
+// do not matter. It is if it names the repository in full ("host/owner/name"), or by the end of its path, from a slash on
+// ("owner/name", "name"), or has the same path on another host, for manifests that name the registry of another environment.
+func MatchImage(image, wanted string) bool {
+	is, want := splitImage(image), splitImage(wanted)
+	switch {
+	case is.path == "" || want.path == "":
+		return false
+	case is.host != "":
+		return is.path == want.path
+	default:
+		return is.path == want.path || strings.HasSuffix(want.path, "/"+is.path)
+	}
+}
+
+// imageName is an image's name in its parts.
+type imageName struct {
+	host string // with its port; empty where the name has none
+	path string
+	tag  string
+	// digest is "sha256:…".
+	digest string
+}
+
+func (n imageName) repository() string {
+	if n.host == "" {
+		return n.path
+	}
+	return n.host + "/" + n.path
+}
+
+func (n imageName) lastName() string {
+	return n.path[strings.LastIndexByte(n.path, '/')+1:]
+}
+
+// splitImage takes an image's name apart without judging it. As for every registry client, the part before the first slash is
+// a host if it has a dot or a port, or is localhost, or has a capital letter, which a path cannot have.
+func splitImage(image string) imageName {
+	var n imageName
+	n.path, n.digest, _ = strings.Cut(image, "@")
+	if i := strings.LastIndexByte(n.path, ':'); i > strings.LastIndexByte(n.path, '/') {
+		n.path, n.tag = n.path[:i], n.path[i+1:]
+	}
+	if host, path, ok := strings.Cut(n.path, "/"); ok {
+		if strings.ContainsAny(host, ".:") || host == "localhost" || host != strings.ToLower(host) {
+			n.host, n.path = host, path
+		}
+	}
+	return n
+}
+
+// imagePattern is the grammar of a reference by digest, as the distribution specification has it. That it is kept to matters:
+// the name is written into YAML.
+var imagePattern = regexp.MustCompile(`^(?:(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]+)?/)?` +
+	`[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*` +
+	`(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?@sha256:[0-9a-f]{64}$`)
+
+// parseImage takes apart the name of an image that is to be deployed, which has to be one by digest.
+func parseImage(image string) (imageName, error) {
+	if !imagePattern.MatchString(image) {
+		return imageName{}, fmt.Errorf("%q is not an image by digest; name it \"host/owner/name@sha256:…\", in lower case", image)
+	}
+	return splitImage(image), nil
+}
