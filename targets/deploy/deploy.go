@@ -1,0 +1,119 @@
+// Package deploy holds the target Deploy. It compiles what talks to a Kubernetes API server, which is why it is apart from
+// the light targets.
+package deploy
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/rs/zerolog"
+
+	"github.com/grimoire-build/grimoire/internal/checkout"
+	"github.com/grimoire-build/grimoire/internal/stage"
+	"github.com/grimoire-build/grimoire/kube"
+	"github.com/grimoire-build/grimoire/targets"
+)
+
+// Deploy deploys the image that Push pushed, by digest, and waits until it is live.
+//
+// With ENVIRONMENT_REPOSITORY set it writes the digest into that git repository, commits and pushes. Else it applies the
+// manifests (DEPLOY_MANIFESTS, the folder deploy) to the cluster that KUBECONFIG_DATA, KUBECONFIG or ~/.kube/config names
+// (KUBE_CONTEXT chooses among several), server-side, and waits DEPLOY_TIMEOUT (5m) for the rollout. The same image a second
+// time changes nothing.
+func Deploy(ctx context.Context) error {
+	return targets.RunStage(ctx, "deploy", func(ctx context.Context, s targets.Service) error {
+		if s.Deploy.Environment != "" {
+			return byCommit(ctx, s)
+		}
+		return toCluster(ctx, s)
+	})
+}
+
+func toCluster(ctx context.Context, s targets.Service) error {
+	// What can be wrong here is looked for before anything is built and pushed.
+	objects, err := kube.Load(paths(s)...)
+	if err != nil {
+		return fmt.Errorf("loading the manifests: %w", err)
+	}
+	client, err := connect(s)
+	if err != nil {
+		return err
+	}
+	image, err := targets.PushedImage(ctx, s)
+	if err != nil {
+		return err
+	}
+	if _, err := kube.SetImage(objects, image); err != nil {
+		return err
+	}
+	changes, err := client.Apply(ctx, objects, kube.ApplyOptions{})
+	if err != nil {
+		return err
+	}
+	log := zerolog.Ctx(ctx)
+	for _, change := range changes {
+		log.Info().Msg(change.String())
+	}
+	if err := client.Wait(ctx, objects, kube.WaitOptions{Timeout: s.Deploy.Timeout}); err != nil {
+		return err
+	}
+	log.Info().Str("image", image).Msg("live")
+	stage.Made(ctx, image)
+	return nil
+}
+
+// paths are the manifests' files and folders, relative to the service's.
+func paths(s targets.Service) []string {
+	paths := strings.Fields(s.Deploy.Manifests)
+	for i, path := range paths {
+		if !filepath.IsAbs(path) {
+			paths[i] = filepath.Join(s.Dir, path)
+		}
+	}
+	return paths
+}
+
+func connect(s targets.Service) (*kube.Client, error) {
+	config := kube.Config{Context: s.Deploy.Context, Namespace: s.Deploy.Namespace}
+	if data := os.Getenv("KUBECONFIG_DATA"); data != "" {
+		var err error
+		if config.Data, err = base64.StdEncoding.DecodeString(strings.Join(strings.Fields(data), "")); err != nil {
+			// The cause would quote the secret.
+			return nil, errors.New("reading KUBECONFIG_DATA: it is not base64; set it to what `base64 -w0 < kubeconfig` prints")
+		}
+	}
+	return kube.Connect(config)
+}
+
+func byCommit(ctx context.Context, s targets.Service) error {
+	image, err := targets.PushedImage(ctx, s)
+	if err != nil {
+		return err
+	}
+	tree, err := checkout.Read(ctx, s.Dir)
+	if err != nil {
+		return err
+	}
+	environment := kube.Environment{
+		URL:    s.Deploy.Environment,
+		Branch: s.Deploy.EnvironmentBranch,
+		Path:   s.Deploy.EnvironmentPath,
+	}
+	commit, err := environment.Deploy(ctx, kube.Release{Service: s.Name, Image: image, Revision: tree.Commit})
+	if err != nil {
+		return err
+	}
+	log := zerolog.Ctx(ctx)
+	if !commit.Changed {
+		log.Info().Str("commit", commit.Hash).Msg("the environment repository holds this image already, so nothing is committed")
+	} else {
+		log.Info().Str("commit", commit.Hash).Strs("files", commit.Files).Msg("committed to the environment repository")
+	}
+	stage.Made(ctx, commit.Hash)
+	return nil
+}

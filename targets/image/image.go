@@ -1,0 +1,200 @@
+// Package image holds the targets Image and Push. It compiles what talks to a Docker Engine and to registries, which is why
+// it is apart from the light targets.
+package image
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/magefile/mage/mg"
+	"github.com/rs/zerolog"
+
+	"github.com/grimoire-build/grimoire/docker"
+	"github.com/grimoire-build/grimoire/internal/checkout"
+	"github.com/grimoire-build/grimoire/internal/stage"
+	"github.com/grimoire-build/grimoire/targets"
+)
+
+func init() {
+	targets.ProvideImage(func(ctx context.Context) (string, error) {
+		mg.CtxDeps(ctx, Push)
+		return made.get().Digest, nil
+	})
+}
+
+// Image builds the service's image: from the Dockerfile by a Docker Engine where there are both, else from the Go packages
+// without an engine. An image of this commit that the registry holds is not built again.
+//
+// The image is named REGISTRY_HOST/IMAGE_REPOSITORY:TAG, where the tag is 12 characters of the commit, with "-dirty" where
+// files differ from it. What was built is written to build/image.json.
+func Image(ctx context.Context) error {
+	return targets.RunStage(ctx, "image", func(ctx context.Context, s targets.Service) error {
+		p, err := newPlan(ctx, s)
+		if err != nil {
+			return err
+		}
+		b, err := p.build(ctx)
+		if err != nil {
+			return err
+		}
+		stage.Made(ctx, b.Reference)
+		if targets.Requested("image") {
+			fmt.Println(b.Reference)
+		}
+		return made.set(p, b)
+	})
+}
+
+// Push pushes the image to the registry REGISTRY_HOST and prints its reference by digest. What the registry holds already
+// is not pushed again. The login comes from REGISTRY_USER and REGISTRY_PASS, else from Docker's configuration and
+// its credential helpers; an image of uncommitted files is refused unless ALLOW_DIRTY is true.
+func Push(ctx context.Context) error {
+	return targets.RunStage(ctx, "push", func(ctx context.Context, s targets.Service) error {
+		p, err := newPlan(ctx, s)
+		if err != nil {
+			return err
+		}
+		if err := p.mayPush(); err != nil {
+			return err
+		}
+		mg.CtxDeps(ctx, Image)
+		b, err := p.push(ctx, made.get())
+		if err != nil {
+			return err
+		}
+		stage.Made(ctx, b.Digest)
+		fmt.Println(b.Digest)
+		return made.set(p, b)
+	})
+}
+
+// plan is what the settings and the checkout say of the image.
+type plan struct {
+	targets.Service
+	tree      checkout.Checkout
+	reference string // host/owner/name:tag, or name:tag where there is no registry
+	registry  docker.Registry
+}
+
+// noRegistry stands for the registry of an image that stays on this machine while its name is checked.
+const noRegistry = "localhost"
+
+func newPlan(ctx context.Context, s targets.Service) (*plan, error) {
+	tree, err := checkout.Read(ctx, s.Dir)
+	if err != nil {
+		return nil, err
+	}
+	tag := s.Image.Tag
+	if tag == "" {
+		tag = tree.Tag()
+	}
+	reference, err := docker.Reference(cmp.Or(s.Image.Registry, noRegistry), s.Image.Repository, tag)
+	if err != nil {
+		return nil, err
+	}
+	reference = strings.TrimPrefix(reference, noRegistry+"/")
+	return &plan{Service: s, tree: tree, reference: reference, registry: docker.Registry{
+		Host:     s.Image.Registry,
+		Username: os.Getenv("REGISTRY_USER"),
+		Password: os.Getenv("REGISTRY_PASS"),
+	}}, nil
+}
+
+// mayPush refuses at once what could be refused only after a build.
+func (p *plan) mayPush() error {
+	switch {
+	case p.Image.Registry == "":
+		return errors.New("there is no registry to push to; set REGISTRY_HOST to its host, and REGISTRY_USER and REGISTRY_PASS to the login")
+	case p.Image.AllowDirty:
+		return nil
+	case p.tree.Missing != "":
+		return fmt.Errorf("pushing %q: no commit names what is in it: %s, or set ALLOW_DIRTY=true", p.reference, p.tree.Missing)
+	case p.tree.Dirty():
+		return fmt.Errorf("pushing %q: these files are not what the commit holds: %s; commit them, or set ALLOW_DIRTY=true",
+			p.reference, someOf(p.tree.Changed))
+	}
+	return nil
+}
+
+// someOf lists a few files.
+func someOf(files []string) string {
+	const most = 5
+	if len(files) > most {
+		return fmt.Sprintf("%s and %d more", strings.Join(files[:most], ", "), len(files)-most)
+	}
+	return strings.Join(files, ", ")
+}
+
+// committed says that the tag names one content for ever, so that the registry's image of that tag is ours.
+func (p *plan) committed() bool {
+	return p.tree.Commit != "" && !p.tree.Dirty() && p.Service.Image.Tag == ""
+}
+
+func (p *plan) build(ctx context.Context) (built, error) {
+	log := zerolog.Ctx(ctx)
+	if p.Image.Registry != "" && p.committed() {
+		digest, err := p.registry.Digest(ctx, p.reference)
+		switch {
+		case err == nil:
+			log.Info().Str("reference", p.reference).Msg("the registry holds this commit's image, so nothing is built")
+			return built{Builder: builderRegistry, Reference: p.reference, Digest: byDigest(p.reference, digest)}, nil
+		case errors.Is(err, docker.ErrNotFound):
+		default:
+			// Building needs no registry: Push will say it if it is still not there.
+			log.Debug().Err(err).Msg("the registry was not asked for this commit's image")
+		}
+	}
+	engine, err := p.engine(ctx)
+	if err != nil {
+		return built{}, err
+	}
+	if engine != nil {
+		defer engine.Close()
+		return p.buildByEngine(ctx, engine)
+	}
+	return p.buildFromGo(ctx)
+}
+
+// engine returns the Docker Engine that is to build the image, nil where none is to.
+func (p *plan) engine(ctx context.Context) (*docker.Engine, error) {
+	if p.Image.Builder == "go" {
+		return nil, nil
+	}
+	log := zerolog.Ctx(ctx)
+	dockerfile := filepath.Join(p.Dir, p.Image.Dockerfile)
+	_, err := os.ReadFile(dockerfile)
+	if p.Image.Builder == "auto" && errors.Is(err, os.ErrNotExist) {
+		log.Info().Msgf("there is no %s, so the image is built from the Go packages", p.Image.Dockerfile)
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the Dockerfile: %w; name a file that can be read with Service.Image.Dockerfile or DOCKERFILE", err)
+	}
+	engine, err := docker.Connect(ctx)
+	if p.Image.Builder == "auto" && errors.Is(err, docker.ErrNoEngine) {
+		log.Info().Msgf("no Docker Engine answers, so %s is not used and the image is built from the Go packages", p.Image.Dockerfile)
+		return nil, nil
+	}
+	return engine, err
+}
+
+func (p *plan) labels() map[string]string {
+	return map[string]string{
+		"org.opencontainers.image.title":    p.Name,
+		"org.opencontainers.image.revision": p.tree.Commit,
+		"org.opencontainers.image.version":  p.version(),
+	}
+}
+
+// version is the tag, which is what the image's users see.
+func (p *plan) version() string {
+	if p.Image.Tag != "" {
+		return p.Image.Tag
+	}
+	return p.tree.Tag()
+}
