@@ -2,6 +2,8 @@ module github.com/grimoire-build/grimoire
 
 go 1.26.0
 
+tool github.com/magefile/mage
+
 require (
 	github.com/docker/docker v28.5.2+incompatible
 	github.com/google/go-containerregistry v0.22.1
