@@ -1,0 +1,134 @@
+// Package imports tests which package may depend on which, and why.
+package imports
+
+import (
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	us         = "github.com/grimoire-build/grimoire"
+	mage       = "github.com/magefile/mage"
+	dockerSDK  = "github.com/docker/docker"
+	registries = "github.com/google/go-containerregistry"
+	kubernetes = "k8s.io"
+)
+
+// rules say what a package must not depend on, directly or through others, with the reason.
+var rules = []struct {
+	of     string
+	not    map[string]string
+	except []string
+}{
+	{
+		of: us + "/targets",
+		not: map[string]string{
+			dockerSDK:  "a service that only lints and tests must not compile the Docker SDK",
+			registries: "a service that only lints and tests must not compile a registry client",
+			kubernetes: "a service that only lints and tests must not compile a Kubernetes client",
+			"net/http": "the light targets talk to no server, and HTTP is a third of a cold compile",
+		},
+	},
+	{
+		of: us + "/targets/image",
+		not: map[string]string{
+			kubernetes:   "a service that is deployed by somebody else must not compile a Kubernetes client",
+			us + "/kube": "images know nothing of clusters",
+		},
+	},
+	{
+		of: us + "/targets/deploy",
+		not: map[string]string{
+			dockerSDK:           "a job that only deploys must not compile the Docker SDK",
+			registries:          "the image to deploy comes through targets.PushedImage",
+			us + "/docker":      "clusters know nothing of how images are made",
+			"k8s.io/api":        "every API group would be compiled: minutes, where the dynamic client takes seconds",
+			"k8s.io/kubectl":    "kubectl's packages bring every API group",
+			"k8s.io/kubernetes": "that is the server",
+		},
+	},
+	{
+		of: us + "/docker",
+		not: map[string]string{
+			mage:             "docker is a library: only targets know mage",
+			us + "/targets":  "libraries do not know the targets that call them",
+			us + "/kube":     "images know nothing of clusters",
+			kubernetes:       "images know nothing of clusters",
+			us + "/internal": "docker works on explicit values: no service, no git, no stages",
+		},
+		except: []string{us + "/internal/process"},
+	},
+	{
+		of: us + "/kube",
+		not: map[string]string{
+			mage:                          "kube is a library: only targets know mage",
+			us + "/targets":               "libraries do not know the targets that call them",
+			us + "/docker":                "clusters know nothing of how images are made",
+			dockerSDK:                     "clusters know nothing of how images are made",
+			registries:                    "clusters know nothing of how images are made",
+			us + "/internal":              "kube works on explicit values: no service, no stages",
+			"k8s.io/api":                  "every API group would be compiled: minutes, where the dynamic client takes seconds",
+			"k8s.io/client-go/kubernetes": "it compiles every API group",
+			"k8s.io/client-go/discovery":  "it compiles every API group; kinds are resolved with plain GETs",
+			"k8s.io/client-go/restmapper": "it compiles every API group; kinds are resolved with plain GETs",
+		},
+		except: []string{us + "/internal/process"},
+	},
+	{
+		of: us + "/internal/stage",
+		not: map[string]string{
+			mage:            "only targets, magefiles and magefile.go know mage",
+			us + "/targets": "stages do not know what runs in them",
+		},
+	},
+	{
+		of:     us + "/internal/process",
+		not:    map[string]string{us: "a child process is nobody else's business", mage: "only targets know mage"},
+		except: []string{us + "/internal/process"},
+	},
+}
+
+func TestImports(t *testing.T) {
+	for _, rule := range rules {
+		t.Run(strings.TrimPrefix(rule.of, us+"/"), func(t *testing.T) {
+			deps := dependencies(t, rule.of)
+			require.Contains(t, deps, rule.of)
+			for forbidden, reason := range rule.not {
+				for _, dep := range deps {
+					if dep == rule.of || !within(dep, forbidden) || withinAny(dep, append(rule.except, rule.of)) {
+						continue
+					}
+					assert.Fail(t, fmt.Sprintf("%s depends on %s: %s", rule.of, dep, reason))
+				}
+			}
+		})
+	}
+}
+
+// dependencies lists the packages that are compiled for pkg.
+func dependencies(t *testing.T, pkg string) []string {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-deps", pkg)
+	out, err := cmd.Output()
+	require.NoError(t, err, "listing the dependencies of %s", pkg)
+	return strings.Fields(string(out))
+}
+
+// within reports whether a package is root or below it.
+func within(pkg, root string) bool {
+	return pkg == root || strings.HasPrefix(pkg, root+"/")
+}
+
+func withinAny(pkg string, roots []string) bool {
+	for _, root := range roots {
+		if within(pkg, root) {
+			return true
+		}
+	}
+	return false
+}

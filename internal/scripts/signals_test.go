@@ -1,0 +1,151 @@
+//go:build unix
+
+package scripts
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// slow is a magefile with a target that takes for ever: a child with a child of its own, both in no hurry.
+const slow = `//go:build mage
+
+package main
+
+import (
+	"context"
+
+	"github.com/grimoire-build/grimoire/internal/process"
+	"github.com/grimoire-build/grimoire/targets"
+)
+
+// Slow never ends by itself.
+func Slow(ctx context.Context) error {
+	return targets.Stage(ctx, "slow", func(ctx context.Context) error {
+		return process.Run(ctx, process.Command(ctx, "sh", "-c", "sleep 1000 & echo PIDS $$ $!; wait"))
+	})
+}
+`
+
+// TestSignals ends a run in every way there is, and looks for what is left of it.
+func TestSignals(t *testing.T) {
+	bin := t.TempDir()
+	for name, pkg := range map[string]string{"grimoire": "../..", "mage": "github.com/magefile/mage"} {
+		out, err := exec.Command("go", "build", "-o", filepath.Join(bin, name), pkg).CombinedOutput()
+		require.NoError(t, err, "%s", out)
+	}
+	dir, err := os.MkdirTemp(".", "_slow-")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "magefile.go"), []byte(slow), 0o644))
+
+	tests := []struct {
+		name    string
+		command string
+		args    []string
+		kill    func(t *testing.T, mage int)
+	}{
+		{"Ctrl-C, grimoire", "grimoire", nil, group(syscall.SIGINT)},
+		{"SIGTERM to grimoire alone", "grimoire", nil, alone(syscall.SIGTERM)},
+		{"SIGKILL to grimoire alone", "grimoire", nil, alone(syscall.SIGKILL)},
+		{"Ctrl-C, mage", "mage", nil, group(syscall.SIGINT)},
+		{"SIGTERM to the group", "mage", nil, group(syscall.SIGTERM)},
+		{"SIGTERM to mage alone", "mage", nil, alone(syscall.SIGTERM)},
+		{"SIGKILL to mage alone", "mage", nil, alone(syscall.SIGKILL)},
+		{"SIGTERM to the compiled magefile alone", "mage", nil, child(syscall.SIGTERM)},
+		{"SIGINT to the compiled magefile alone", "mage", nil, child(syscall.SIGINT)},
+		{"the deadline of mage -t", "mage", []string{"-t", "2s"}, func(*testing.T, int) {}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			cmd := exec.Command(filepath.Join(bin, tt.command), append(tt.args, "-d", dir, "slow")...)
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+			stderr, err := os.Create(filepath.Join(t.TempDir(), "stderr"))
+			require.NoError(t, err)
+			defer stderr.Close()
+			cmd.Stdout, cmd.Stderr = stderr, stderr
+			require.NoError(t, cmd.Start())
+			pids := waitForPIDs(t, stderr.Name())
+			pids = append(pids, children(t, cmd.Process.Pid)...)
+			require.Len(t, pids, 3, "the child, its child, and the compiled magefile")
+
+			tt.kill(t, cmd.Process.Pid)
+			err = cmd.Wait()
+			var exit *exec.ExitError
+			require.ErrorAs(t, err, &exit, "the run must not look well")
+			for _, pid := range pids {
+				assert.Eventually(t, func() bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) || zombie(pid) },
+					5*time.Second, 10*time.Millisecond, "process %d is still there", pid)
+			}
+		})
+	}
+}
+
+func group(s syscall.Signal) func(*testing.T, int) {
+	return func(t *testing.T, mage int) { require.NoError(t, syscall.Kill(-mage, s)) }
+}
+
+func alone(s syscall.Signal) func(*testing.T, int) {
+	return func(t *testing.T, mage int) { require.NoError(t, syscall.Kill(mage, s)) }
+}
+
+func child(s syscall.Signal) func(*testing.T, int) {
+	return func(t *testing.T, mage int) {
+		for _, pid := range children(t, mage) {
+			require.NoError(t, syscall.Kill(pid, s))
+		}
+	}
+}
+
+// waitForPIDs waits for the line in which the slow target says which processes it is.
+func waitForPIDs(t *testing.T, file string) []int {
+	t.Helper()
+	var pids []int
+	require.Eventually(t, func() bool {
+		f, err := os.Open(file)
+		require.NoError(t, err)
+		defer f.Close()
+		for lines := bufio.NewScanner(f); lines.Scan(); {
+			if fields, ok := strings.CutPrefix(lines.Text(), "PIDS "); ok {
+				for _, field := range strings.Fields(fields) {
+					pid, err := strconv.Atoi(field)
+					require.NoError(t, err)
+					pids = append(pids, pid)
+				}
+				return true
+			}
+		}
+		return false
+	}, 2*time.Minute, 20*time.Millisecond, "the target does not start")
+	return pids
+}
+
+func children(t *testing.T, pid int) []int {
+	t.Helper()
+	out, err := exec.Command("ps", "-o", "pid=", "--ppid", fmt.Sprint(pid)).Output()
+	require.NoError(t, err)
+	var pids []int
+	for _, field := range strings.Fields(string(out)) {
+		pid, err := strconv.Atoi(field)
+		require.NoError(t, err)
+		pids = append(pids, pid)
+	}
+	return pids
+}
+
+func zombie(pid int) bool {
+	out, err := exec.Command("ps", "-o", "stat=", "-p", fmt.Sprint(pid)).Output()
+	return err == nil && strings.HasPrefix(string(out), "Z")
+}
