@@ -68,6 +68,7 @@ func TestScripts(t *testing.T) {
 			e.Vars = append(e.Vars, keep...)
 			e.Setenv("PATH", bin+string(os.PathListSeparator)+e.Getenv("PATH"))
 			e.Setenv("ROOT", root)
+			e.Setenv("MAGEFILE_CACHE", filepath.Join(e.WorkDir, ".magefile"))
 			e.Setenv("XDG_CACHE_HOME", cache) // the pinned tools are built once, not once a script
 			e.Setenv("DOCKER_HOST", "unix://"+filepath.Join(e.WorkDir, "no-engine.sock"))
 			e.Setenv("GIT_CEILING_DIRECTORIES", filepath.Dir(e.WorkDir))
