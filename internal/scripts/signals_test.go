@@ -4,7 +4,6 @@ package scripts
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -46,7 +45,7 @@ func TestSignals(t *testing.T) {
 		out, err := exec.Command("go", "build", "-o", filepath.Join(bin, name), pkg).CombinedOutput()
 		require.NoError(t, err, "%s", out)
 	}
-	dir, err := os.MkdirTemp(".", "_slow-")
+	dir, err := os.MkdirTemp(".", "_magefile-")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "magefile.go"), []byte(slow), 0o644))
@@ -86,8 +85,10 @@ func TestSignals(t *testing.T) {
 			var exit *exec.ExitError
 			require.ErrorAs(t, err, &exit, "the run must not look well")
 			for _, pid := range pids {
-				assert.Eventually(t, func() bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) || zombie(pid) },
-					5*time.Second, 10*time.Millisecond, "process %d is still there", pid)
+				assert.Eventually(t, func() bool {
+					p, there := processes(t)[pid]
+					return !there || strings.HasPrefix(p.state, "Z")
+				}, 5*time.Second, 50*time.Millisecond, "process %d is still there", pid)
 			}
 		})
 	}
@@ -132,20 +133,34 @@ func waitForPIDs(t *testing.T, file string) []int {
 	return pids
 }
 
-func children(t *testing.T, pid int) []int {
+func children(t *testing.T, parent int) []int {
 	t.Helper()
-	out, err := exec.Command("ps", "-o", "pid=", "--ppid", fmt.Sprint(pid)).Output()
-	require.NoError(t, err)
 	var pids []int
-	for _, field := range strings.Fields(string(out)) {
-		pid, err := strconv.Atoi(field)
-		require.NoError(t, err)
-		pids = append(pids, pid)
+	for pid, p := range processes(t) {
+		if p.parent == parent {
+			pids = append(pids, pid)
+		}
 	}
 	return pids
 }
 
-func zombie(pid int) bool {
-	out, err := exec.Command("ps", "-o", "stat=", "-p", fmt.Sprint(pid)).Output()
-	return err == nil && strings.HasPrefix(string(out), "Z")
+type running struct {
+	parent int
+	state  string
+}
+
+// processes lists what runs, by process id.
+func processes(t *testing.T) map[int]running {
+	t.Helper()
+	out, err := exec.Command("ps", "-A", "-o", "pid=,ppid=,stat=").Output()
+	require.NoError(t, err)
+	all := map[int]running{}
+	for line := range strings.Lines(string(out)) {
+		var pid int
+		var p running
+		_, err := fmt.Sscan(line, &pid, &p.parent, &p.state)
+		require.NoError(t, err, "%q", line)
+		all[pid] = p
+	}
+	return all
 }
