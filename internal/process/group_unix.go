@@ -26,6 +26,8 @@ func terminate(p *os.Process) error {
 	return err
 }
 
+func killGroup(p *os.Process) { _ = syscall.Kill(-p.Pid, syscall.SIGKILL) }
+
 // reapGroup sees to it that nothing of p's group outlives a cancelled context by more than grace. The function that it
 // returns is to be called when p has ended; it returns when the group is gone, or at once where nothing was cancelled,
 // since a command may leave a process behind on purpose.
@@ -48,7 +50,7 @@ func reapGroup(ctx context.Context, p *os.Process, grace time.Duration) func() {
 		for syscall.Kill(-p.Pid, 0) == nil {
 			select {
 			case <-deadline.C:
-				_ = syscall.Kill(-p.Pid, syscall.SIGKILL)
+				killGroup(p)
 				return
 			case <-poll.C:
 			}

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -25,9 +26,19 @@ const Grace = 3 * time.Second
 const tailSize = 4 << 10
 
 type (
-	outputKey struct{}
-	graceKey  struct{}
+	outputKey   struct{}
+	graceKey    struct{}
+	observerKey struct{}
 )
+
+// Observer is told of every command that Run runs: before it starts, when its environment may still be added to, and, by
+// the function that it returns, when it has ended with an exit code, 0 where it went well.
+type Observer func(cmd *exec.Cmd) (ended func(exitCode int))
+
+// WithObserver returns a context whose commands are told to observe.
+func WithObserver(ctx context.Context, observe Observer) context.Context {
+	return context.WithValue(ctx, observerKey{}, observe)
+}
 
 // WithOutput returns a context whose commands write their output to w.
 func WithOutput(ctx context.Context, w io.Writer) context.Context {
@@ -121,20 +132,76 @@ func Run(ctx context.Context, cmd *exec.Cmd) error {
 	if err := ctx.Err(); err != nil {
 		return &Error{Args: cmd.Args, Err: context.Cause(ctx)}
 	}
-	if err := cmd.Start(); err != nil {
-		return &Error{Args: cmd.Args, Err: startError(err)}
-	}
-	kill := reapGroup(ctx, cmd.Process, grace(ctx))
-	err := cmd.Wait()
-	kill()
+	err := observed(ctx, cmd)
 	log.Debug().Strs("command", cmd.Args).Dur("took", time.Since(start)).Err(err).Msg("ended")
 	switch {
 	case err == nil:
 		return nil
-	case ctx.Err() != nil:
+	case cmd.Process != nil && ctx.Err() != nil:
 		return &Error{Args: cmd.Args, Err: context.Cause(ctx)}
 	default:
 		return &Error{Args: cmd.Args, Err: err}
+	}
+}
+
+// observed runs cmd between the two calls of the context's observer.
+func observed(ctx context.Context, cmd *exec.Cmd) error {
+	observe, ok := ctx.Value(observerKey{}).(Observer)
+	if !ok {
+		return startAndWait(ctx, cmd)
+	}
+	ended := observe(cmd)
+	err := startAndWait(ctx, cmd)
+	code := 0
+	if err != nil {
+		code = (&Error{Err: err}).ExitStatus()
+	}
+	ended(code)
+	return err
+}
+
+func startAndWait(ctx context.Context, cmd *exec.Cmd) error {
+	if err := cmd.Start(); err != nil {
+		return startError(err)
+	}
+	running.add(cmd.Process)
+	kill := reapGroup(ctx, cmd.Process, grace(ctx))
+	err := cmd.Wait()
+	kill()
+	running.remove(cmd.Process)
+	return err
+}
+
+// running are the commands that have been started and not waited for.
+var running processes
+
+type processes struct {
+	mu  sync.Mutex
+	all map[*os.Process]bool
+}
+
+func (p *processes) add(process *os.Process) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.all == nil {
+		p.all = map[*os.Process]bool{}
+	}
+	p.all[process] = true
+}
+
+func (p *processes) remove(process *os.Process) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.all, process)
+}
+
+// KillAll ends the process groups of all commands that run, at once and for good. It is for a process that is about to exit
+// without waiting for them.
+func KillAll() {
+	running.mu.Lock()
+	defer running.mu.Unlock()
+	for process := range running.all {
+		killGroup(process)
 	}
 }
 

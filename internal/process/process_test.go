@@ -223,3 +223,29 @@ func (w *watched) Write(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+func TestObserver(t *testing.T) {
+	var codes []int
+	ctx := process.WithObserver(t.Context(), func(cmd *exec.Cmd) func(int) {
+		cmd.Env = append(cmd.Environ(), "OBSERVED=yes")
+		return func(code int) { codes = append(codes, code) }
+	})
+	out, err := process.Capture(ctx, process.Command(ctx, "sh", "-c", "echo $OBSERVED"))
+	require.NoError(t, err)
+	assert.Equal(t, "yes\n", string(out))
+	require.Error(t, process.Run(ctx, process.Command(ctx, "sh", "-c", "exit 3")))
+	require.Error(t, process.Run(ctx, process.Command(ctx, "sh", "-c", "kill -9 $$")))
+	require.Error(t, process.Run(ctx, process.Command(ctx, "no such program")))
+	assert.Equal(t, []int{0, 3, 137, 1}, codes)
+}
+
+func TestKillAll(t *testing.T) {
+	// Neither the shell nor its child cares for SIGTERM.
+	cmd := process.Command(t.Context(), "sh", "-c", "trap '' TERM; sleep 1000 & wait")
+	ended := make(chan error, 1)
+	go func() { ended <- process.Run(t.Context(), cmd) }()
+	require.Eventually(t, func() bool { process.KillAll(); return len(ended) == 1 }, 10*time.Second, 20*time.Millisecond)
+	var failed *process.Error
+	require.ErrorAs(t, <-ended, &failed)
+	assert.Equal(t, 137, failed.ExitStatus())
+}
