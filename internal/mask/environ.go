@@ -1,0 +1,77 @@
+package mask
+
+import (
+	"encoding/base64"
+	"net/url"
+	"os"
+	"regexp"
+	"strings"
+)
+
+// secretName matches the names of variables that hold secrets by convention: REGISTRY_PASS, GITHUB_TOKEN, AWS_SECRET_ACCESS_KEY.
+var secretName = regexp.MustCompile(`(?i)(^|_)(PASS|PASSWD|PASSWORD|PASSPHRASE|SECRET|SECRETS|TOKEN|CREDENTIALS?|APIKEY|API_KEY|ACCESS_KEY|PRIVATE_KEY|AUTH|AUTHORIZATION)(_|$)`)
+
+// kubeconfigSecret matches the fields of a kubeconfig that are secrets.
+var kubeconfigSecret = regexp.MustCompile(`(?m)^[\s-]*(?:token|password|client-key-data|id-token|refresh-token|access-token|client-secret):\s*["']?([^"'\s]+)`)
+
+// AddEnviron tells m of the secrets in an environment, each "NAME=value": by their variable's name, the logins in URLs, the
+// headers for a telemetry collector, and what is secret in the kubeconfig of KUBECONFIG_DATA. What only names a file, and
+// numbers and truth values, are none.
+func (m *Masker) AddEnviron(environ []string) {
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		switch {
+		case name == "KUBECONFIG_DATA":
+			m.Add(value)
+			if config, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(value), "")); err == nil {
+				for _, found := range kubeconfigSecret.FindAllSubmatch(config, -1) {
+					m.Add(string(found[1]))
+				}
+			}
+		case strings.HasPrefix(name, "OTEL_EXPORTER_OTLP_") && strings.HasSuffix(name, "HEADERS"):
+			for header := range strings.SplitSeq(value, ",") {
+				_, v, _ := strings.Cut(header, "=")
+				m.Add(strings.TrimSpace(v))
+				if plain, err := url.QueryUnescape(v); err == nil {
+					m.Add(strings.TrimSpace(plain))
+				}
+			}
+		case secretName.MatchString(name) && !innocent(value):
+			m.Add(value)
+		default:
+			m.addLogin(value)
+		}
+	}
+}
+
+// addLogin tells m of the password in a URL.
+func (m *Masker) addLogin(value string) {
+	if !strings.Contains(value, "://") || !strings.Contains(value, "@") {
+		return
+	}
+	for field := range strings.FieldsSeq(value) {
+		u, err := url.Parse(field)
+		if err != nil || u.User == nil {
+			continue
+		}
+		if password, ok := u.User.Password(); ok {
+			m.Add(password)
+		} else if u.Scheme == "http" || u.Scheme == "https" {
+			m.Add(u.User.Username()) // a token alone
+		}
+	}
+}
+
+// innocent says that a value is no secret whatever its variable is called.
+func innocent(value string) bool {
+	if plain.MatchString(value) {
+		return true
+	}
+	if strings.HasPrefix(value, "/") || strings.HasPrefix(value, "./") {
+		_, err := os.Stat(value)
+		return err == nil
+	}
+	return false
+}
+
+var plain = regexp.MustCompile(`(?i)^(true|false|yes|no|on|off|none|null|enabled|disabled|required|[0-9]{1,9})$`)
