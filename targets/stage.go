@@ -13,28 +13,55 @@ import (
 
 // Stage runs body as a stage of the pipeline, as the targets of this package run: name is in every log record and error,
 // body runs once in a process, its child processes end with it, its panic is contained, and its time and result stand in
-// build/pipeline.json. A service's own target is one by this one call:
+// build/pipeline.json. A service's own target is one by this one call, after what it needs:
 //
 //	// Migrate brings the database up to date.
 //	func Migrate(ctx context.Context) error {
 //		mg.CtxDeps(ctx, Test)
 //		return targets.Stage(ctx, "migrate", func(ctx context.Context) error { … })
 //	}
-func Stage(ctx context.Context, name string, body func(context.Context) error) error {
-	return stage.Run(ctx, name, body)
+//
+// A target that only puts others in order is one too, with a nil body: the run's account comes when the stage of the target
+// that was asked for has ended.
+func Stage(ctx context.Context, name string, body func(context.Context) error, options ...stage.Option) error {
+	return stage.Run(ctx, name, body, options...)
 }
 
+// Plan is an option of Stage: what DRY_RUN=1 calls in place of the body, to say what that would do. It touches nothing.
+func Plan(plan func(context.Context) (string, error)) stage.Option { return stage.Plan(plan) }
+
+// Always is an option of Stage: it runs even after another stage has failed, as what cleans up or tells somebody has to.
+func Always() stage.Option { return stage.Always() }
+
+// Skip returns an error by which a body says that there is nothing to do. The stage is reported as skipped, for that reason;
+// it has not failed.
+func Skip(reason string) error { return stage.Skip(reason) }
+
 // RunStage is Stage for a body that works on the service: it gets the settings, and what is wrong with them is the stage's
-// error.
-func RunStage(ctx context.Context, name string, body func(context.Context, Service) error) error {
-	return Stage(ctx, name, func(ctx context.Context) error {
-		s, err := Current()
-		if err != nil {
-			return err
-		}
-		stage.Report(filepath.Join(s.Dir, s.Build, "pipeline.json"))
-		return body(ctx, s)
-	})
+// error. In a dry run plan is called in place of it.
+func RunStage(ctx context.Context, name string, body func(context.Context, Service) error, plan func(context.Context, Service) (string, error)) error {
+	return Stage(ctx, name,
+		func(ctx context.Context) error {
+			s, err := Current()
+			if err != nil {
+				return err
+			}
+			stage.Report(filepath.Join(s.Dir, s.Build))
+			stage.Describe(s.Name, "")
+			return body(ctx, s)
+		},
+		Plan(func(ctx context.Context) (string, error) {
+			s, err := Current()
+			if err != nil {
+				return "", err
+			}
+			return plan(ctx, s)
+		}))
+}
+
+func init() {
+	stage.Known("lint", "vet", "test")
+	stage.WatchCycles()
 }
 
 var imageProvider struct {

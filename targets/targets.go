@@ -20,59 +20,83 @@ import (
 // and built once a machine. It runs when go vet has no findings, and not in modules named magefiles, where it would read all
 // of the toolkit's dependencies to check a few one-line functions.
 func Lint(ctx context.Context) error {
-	return RunStage(ctx, "lint", func(ctx context.Context, s Service) error {
+	return RunStage(ctx, "lint", lint, func(ctx context.Context, s Service) (string, error) {
 		modules, err := gocheck.Modules(s.Dir)
 		if err != nil {
-			return err
+			return "", err
 		}
-		findings, err := gocheck.Format(ctx, s.Dir)
+		return "gofmt, go mod tidy and staticcheck in " + listModules(modules), Vet(ctx)
+	})
+}
+
+func lint(ctx context.Context, s Service) error {
+	modules, err := gocheck.Modules(s.Dir)
+	if err != nil {
+		return err
+	}
+	findings, err := gocheck.Format(ctx, s.Dir)
+	if err != nil {
+		return err
+	}
+	for _, module := range modules {
+		drift, err := gocheck.Tidy(ctx, filepath.Join(s.Dir, module))
 		if err != nil {
 			return err
 		}
-		for _, module := range modules {
-			drift, err := gocheck.Tidy(ctx, filepath.Join(s.Dir, module))
-			if err != nil {
-				return err
-			}
-			findings = append(findings, within(module, drift)...)
+		findings = append(findings, within(module, drift)...)
+	}
+	for _, f := range findings {
+		fmt.Fprintln(process.Output(ctx), f)
+	}
+	if err := Vet(ctx); err != nil {
+		if len(findings) == 0 {
+			return err
 		}
-		for _, f := range findings {
-			fmt.Fprintln(process.Output(ctx), f)
+		return errors.Join(failed(findings), err)
+	}
+	for _, module := range modules {
+		if filepath.Base(module) == "magefiles" {
+			continue
 		}
-		if err := Vet(ctx); err != nil {
-			return errors.Join(failed(findings), err)
+		found, err := gocheck.Staticcheck(ctx, filepath.Join(s.Dir, module))
+		if err != nil {
+			return err
 		}
-		for _, module := range modules {
-			if filepath.Base(module) == "magefiles" {
-				continue
-			}
-			found, err := gocheck.Staticcheck(ctx, filepath.Join(s.Dir, module))
-			if err != nil {
-				return err
-			}
-			findings = append(findings, within(module, found)...)
-		}
-		return failed(findings)
-	})
+		findings = append(findings, within(module, found)...)
+	}
+	return failed(findings)
 }
 
 // Vet runs go vet in every module.
 func Vet(ctx context.Context) error {
-	return RunStage(ctx, "vet", func(ctx context.Context, s Service) error {
-		modules, err := gocheck.Modules(s.Dir)
-		if err != nil {
-			return err
-		}
-		var findings []gocheck.Finding
-		for _, module := range modules {
-			found, err := gocheck.Vet(ctx, filepath.Join(s.Dir, module))
+	return RunStage(ctx, "vet",
+		func(ctx context.Context, s Service) error {
+			modules, err := gocheck.Modules(s.Dir)
 			if err != nil {
 				return err
 			}
-			findings = append(findings, within(module, found)...)
-		}
-		return failed(findings)
-	})
+			var findings []gocheck.Finding
+			for _, module := range modules {
+				found, err := gocheck.Vet(ctx, filepath.Join(s.Dir, module))
+				if err != nil {
+					return err
+				}
+				findings = append(findings, within(module, found)...)
+			}
+			return failed(findings)
+		},
+		func(_ context.Context, s Service) (string, error) {
+			modules, err := gocheck.Modules(s.Dir)
+			return "go vet in " + listModules(modules), err
+		})
+}
+
+// listModules names the folders of modules for people.
+func listModules(modules []string) string {
+	if len(modules) == 1 {
+		return "the module in " + modules[0]
+	}
+	return "the modules in " + strings.Join(modules, ", ")
 }
 
 // within makes the files of a module's findings relative to the service's folder.
@@ -99,29 +123,43 @@ func failed(findings []gocheck.Finding) error {
 // (TEST_TIMEOUT, 300s), and coverage, which has to reach COVERAGE_THRESHOLD (70 per cent). The reports are
 // coverage.out, coverage.html and junit.xml in build/. Results of unchanged packages come from Go's test cache.
 func Test(ctx context.Context) error {
-	return RunStage(ctx, "test", func(ctx context.Context, s Service) error {
-		options := gotest.Options{
-			Dir:       s.Dir,
-			Packages:  strings.Fields(s.Test.Packages),
-			Timeout:   s.Test.Timeout,
-			Coverage:  s.Test.Coverage,
-			ReportDir: filepath.Join(s.Dir, s.Build),
-			Output:    process.Output(ctx),
-		}
-		switch s.Test.Race {
-		case "on", "off":
-			race := s.Test.Race == "on"
-			options.Race = &race
-		}
-		result, err := gotest.Run(ctx, options)
-		if err != nil {
-			return err
-		}
-		zerolog.Ctx(ctx).Info().Int("passed", result.Passed).Int("skipped", result.Skipped).
-			Int("cached packages", result.Cached).Str("coverage", fmt.Sprintf("%.1f %%", result.Coverage)).Msg("tests passed")
-		for _, report := range []string{"coverage.out", "coverage.html", "junit.xml"} {
-			stage.Made(ctx, filepath.Join(options.ReportDir, report))
-		}
-		return nil
-	})
+	return RunStage(ctx, "test",
+		func(ctx context.Context, s Service) error {
+			options := testOptions(s)
+			options.Output = process.Output(ctx)
+			result, err := gotest.Run(ctx, options)
+			if err != nil {
+				return err
+			}
+			zerolog.Ctx(ctx).Info().Int("passed", result.Passed).Int("skipped", result.Skipped).
+				Int("cached packages", result.Cached).Str("coverage", fmt.Sprintf("%.1f %%", result.Coverage)).Msg("tests passed")
+			for _, report := range []string{"coverage.out", "coverage.html", "junit.xml"} {
+				stage.Made(ctx, filepath.Join(options.ReportDir, report))
+			}
+			return nil
+		},
+		func(_ context.Context, s Service) (string, error) {
+			o := testOptions(s)
+			text := fmt.Sprintf("go test %s, each package within %s", strings.Join(o.Packages, " "), o.Timeout)
+			if o.Coverage > 0 {
+				text += fmt.Sprintf(", %g %% of the statements covered at least", o.Coverage)
+			}
+			return text, nil
+		})
+}
+
+func testOptions(s Service) gotest.Options {
+	o := gotest.Options{
+		Dir:       s.Dir,
+		Packages:  strings.Fields(s.Test.Packages),
+		Timeout:   s.Test.Timeout,
+		Coverage:  s.Test.Coverage,
+		ReportDir: filepath.Join(s.Dir, s.Build),
+	}
+	switch s.Test.Race {
+	case "on", "off":
+		race := s.Test.Race == "on"
+		o.Race = &race
+	}
+	return o
 }

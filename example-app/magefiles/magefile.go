@@ -48,7 +48,7 @@ func CI(ctx context.Context) error {
 	mg.CtxDeps(ctx, Lint)
 	mg.CtxDeps(ctx, Test)
 	mg.CtxDeps(ctx, Image)
-	return nil
+	return targets.Stage(ctx, "ci", nil)
 }
 
 // Settings lists every setting with its value and where that came from.

@@ -7,13 +7,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/grimoire-build/grimoire/internal/stage"
+	"github.com/grimoire-build/grimoire/internal/report"
 )
 
 // account is what the demo tells at its end.
 type account struct {
 	service, tag string
-	stages       []stage.Record
+	stages       []report.Stage
 	took         time.Duration
 
 	reference string
@@ -29,7 +29,7 @@ type account struct {
 func (a account) write(w io.Writer, serving bool) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "\n%s at %s went from source to a deployment in %s.\n\n", a.service, a.tag, seconds(a.took.Seconds()))
-	stages := slices.SortedFunc(slices.Values(a.stages), func(x, y stage.Record) int { return x.Start.Compare(y.Start) })
+	stages := slices.SortedFunc(slices.Values(a.stages), func(x, y report.Stage) int { return x.Start.Compare(y.Start) })
 	for _, s := range stages {
 		fmt.Fprintf(&b, "  %-8s %-8s %8s\n", s.Name, s.Result, seconds(s.Seconds))
 	}

@@ -21,7 +21,7 @@ import (
 	"github.com/grimoire-build/grimoire/internal/atomicfile"
 	"github.com/grimoire-build/grimoire/internal/checkout"
 	"github.com/grimoire-build/grimoire/internal/process"
-	"github.com/grimoire-build/grimoire/internal/stage"
+	"github.com/grimoire-build/grimoire/internal/report"
 )
 
 // Options says what a demo runs.
@@ -105,9 +105,11 @@ func Run(ctx context.Context, o Options) error {
 		context:   o.Context,
 		took:      time.Since(start),
 	}
-	if account.stages, err = stage.ReadReport(filepath.Join(o.Service, "build", "pipeline.json")); err != nil {
+	run, err := report.Read(filepath.Join(o.Service, "build", "pipeline.json"))
+	if err != nil {
 		return err
 	}
+	account.stages = run.Stages
 	if repo != nil {
 		if account.deployed, err = repo.head(ctx); err != nil {
 			return err

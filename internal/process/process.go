@@ -195,6 +195,13 @@ func (p *processes) remove(process *os.Process) {
 	delete(p.all, process)
 }
 
+// Running returns how many commands run.
+func Running() int {
+	running.mu.Lock()
+	defer running.mu.Unlock()
+	return len(running.all)
+}
+
 // KillAll ends the process groups of all commands that run, at once and for good. It is for a process that is about to exit
 // without waiting for them.
 func KillAll() {

@@ -2,6 +2,7 @@ package stage
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -9,25 +10,32 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/term"
+
+	"github.com/grimoire-build/grimoire/internal/mask"
 )
 
 // printer shares one output among stages that run at once. One lane at a time holds it and is written through, byte for
 // byte; the others are kept until their turn comes, so that stages never write into each other's lines.
 type printer struct {
-	ci     bool
-	colour bool
+	ci       bool
+	terminal bool // somebody watches
+	colour   bool
 
 	mu      sync.Mutex
-	out     io.Writer
+	raw     *os.File
+	out     mask.Writer // onto raw
 	holder  *lane
 	lanes   []*lane // those that have not been printed to the end, in the order in which they began
 	midLine bool    // the last byte written was no newline
 	last    *lane   // whose byte that was
+	live    bool    // the live line stands below what was written
 }
 
 // lane is the output of one stage.
 type lane struct {
 	printer  *printer
+	name     string
 	parent   *lane
 	children int
 	midLine  bool // the last byte written to it was no newline
@@ -35,16 +43,21 @@ type lane struct {
 	closed   bool
 }
 
-func newPrinter(out *os.File, ci bool) *printer {
-	info, err := out.Stat()
-	terminal := err == nil && info.Mode()&os.ModeCharDevice != 0
-	return &printer{ci: ci, colour: terminal && !ci && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb", out: out}
+func newPrinter(out *os.File, ci bool, masker *mask.Masker) *printer {
+	terminal := term.IsTerminal(int(out.Fd())) && !ci && os.Getenv("TERM") != "dumb"
+	return &printer{
+		ci:       ci,
+		terminal: terminal,
+		colour:   terminal && os.Getenv("NO_COLOR") == "",
+		raw:      out,
+		out:      mask.Writer{Masker: masker, W: out},
+	}
 }
 
-func (p *printer) lane(parent *lane) *lane {
+func (p *printer) lane(name string, parent *lane) *lane {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	l := &lane{printer: p, parent: parent}
+	l := &lane{printer: p, name: name, parent: parent}
 	if parent != nil {
 		parent.children++
 	}
@@ -107,6 +120,9 @@ func (l *lane) close() {
 	if l.parent != nil {
 		l.parent.children--
 	}
+	if pr.last == l {
+		_ = pr.out.Flush()
+	}
 	if pr.holder != nil && pr.holder != l {
 		return
 	}
@@ -137,12 +153,59 @@ func (p *printer) print(l *lane, b []byte) {
 	if len(b) == 0 {
 		return
 	}
-	if p.midLine && p.last != l {
-		_, _ = p.out.Write([]byte{'\n'})
-	}
+	p.erase()
 	// There is nobody to tell when stderr is gone.
+	if p.last != l {
+		_ = p.out.Flush()
+		if p.midLine {
+			_, _ = p.out.Write([]byte{'\n'})
+		}
+	}
 	_, _ = p.out.Write(b)
 	p.midLine, p.last = b[len(b)-1] != '\n', l
+}
+
+// show draws the live line below everything that was written, where somebody watches and no line is unfinished.
+func (p *printer) show(line string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.terminal || p.midLine {
+		return
+	}
+	width, _, err := term.GetSize(int(p.raw.Fd()))
+	if err != nil || width <= 0 {
+		width = 80
+	}
+	if runes := []rune(line); len(runes) >= width {
+		line = string(runes[:width-1])
+	}
+	_, _ = fmt.Fprint(p.raw, "\r\x1b[2K", line)
+	p.live = line != ""
+}
+
+// erase takes the live line away.
+func (p *printer) erase() {
+	if p.live {
+		_, _ = fmt.Fprint(p.raw, "\r\x1b[2K")
+		p.live = false
+	}
+}
+
+// text prints what belongs to no stage, such as the table at the end of a run.
+func (p *printer) text(s string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.print(nil, []byte(s))
+	_ = p.out.Flush()
+}
+
+// result prints a line on stdout, which may be the terminal that the live line is on.
+func (p *printer) result(line string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.erase()
+	_, err := fmt.Println(line)
+	return err
 }
 
 // logger returns the logger of a stage: JSON lines with Unix time in CI, a readable line elsewhere.

@@ -1,48 +1,23 @@
 // Package stage runs the body of a target as a stage of the pipeline: named in every log record and error, once per
-// process, timed, stopped by a signal or by the death of the process that started it, its panic contained.
+// process, bounded by the machine, timed, stopped by a signal or by the death of the process that started it, its panic
+// contained.
 package stage
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"os/exec"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
 
 	"github.com/grimoire-build/grimoire/internal/process"
+	"github.com/grimoire-build/grimoire/internal/report"
 )
-
-// Result is how a stage ended.
-type Result string
-
-// The results of a stage.
-const (
-	OK      Result = "ok"
-	Failed  Result = "failed"
-	Skipped Result = "skipped"
-)
-
-// Record is what is known of a stage that has ended.
-type Record struct {
-	// Name is the stage's.
-	Name string `json:"name"`
-	// Start is when it began.
-	Start time.Time `json:"start"`
-	// Seconds is how long its own work took, without the time that it waited for other stages.
-	Seconds float64 `json:"seconds"`
-	// Result is how it ended.
-	Result Result `json:"result"`
-	// Error says why it failed or was skipped.
-	Error string `json:"error,omitempty"`
-	// Made lists what it made: a reference, a report, a commit.
-	Made []string `json:"made,omitempty"`
-}
 
 // Error is a stage that failed. It keeps the exit code of its cause.
 type Error struct {
@@ -50,10 +25,18 @@ type Error struct {
 	Stage string
 	// Err is why it failed.
 	Err error
+
+	mask func(string) string
 }
 
-// Error names the stage and the cause.
-func (e *Error) Error() string { return e.Stage + ": " + e.Err.Error() }
+// Error names the stage and the cause, without the secrets of the run.
+func (e *Error) Error() string {
+	text := e.Stage + ": " + e.Err.Error()
+	if e.mask != nil {
+		text = e.mask(text)
+	}
+	return text
+}
 
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
@@ -77,34 +60,44 @@ func exitStatus(err error) int {
 	return 0
 }
 
-// stage is a stage that has begun.
-type stage struct {
-	record Record
-	parent *stage
-	lane   *lane
-	done   chan struct{}
-	err    error
+// Skip is the error of a body that has nothing to do, with the reason. The stage is reported as skipped, and is no failure.
+type Skip string
 
-	mu          sync.Mutex
-	waiting     int       // how many stages it waits for
-	waitedSince time.Time // since when, while waiting > 0
+// Error is the reason.
+func (s Skip) Error() string { return string(s) }
+
+// noLongerNeeded is why a stage was ended, or did not begin, after another had failed.
+type noLongerNeeded struct{ failed string }
+
+func (n *noLongerNeeded) Error() string { return "no longer needed, since " + n.failed + " failed" }
+
+// stage is a stage that has been asked for.
+type stage struct {
+	pipeline *Pipeline
+	parent   *stage
+	lane     *lane
+	begin    time.Time // when it had its turn
+	done     chan struct{}
+	cancel   context.CancelCauseFunc
+	err      error
+
+	// What follows is the pipeline's to lock.
+	record      report.Stage
+	waitsFor    map[*stage]int // by how many calls
+	children    int            // processes that run
+	turn        bool           // it counts as one of those that run
+	goroutine   int            // that runs its body
+	hidden      bool           // it was seen to wait in mage's dependency functions
+	waitedSince time.Time      // since when it waits for others
 	waited      time.Duration
 }
 
-// enterWait and leaveWait keep the time that a stage waits for others apart from its own; several at once count once.
-func (s *stage) enterWait(now time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.waiting++; s.waiting == 1 {
-		s.waitedSince = now
-	}
-}
-
-func (s *stage) leaveWait(now time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.waiting--; s.waiting == 0 {
-		s.waited += now.Sub(s.waitedSince)
+func (s *stage) ended() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -115,111 +108,157 @@ func current(ctx context.Context) *stage {
 	return s
 }
 
-// Pipeline holds the stages of a run.
-type Pipeline struct {
-	printer *printer
+// Option changes how a stage is run.
+type Option func(*settings)
 
-	mu      sync.Mutex
-	stages  map[string]*stage
-	records []Record
-	reports []string
+type settings struct {
+	plan   func(context.Context) (string, error)
+	always bool
 }
 
-// New returns a pipeline without stages that writes its story to out, as JSON lines where ci is set and for people
-// elsewhere.
-func New(out *os.File, ci bool) *Pipeline {
-	return &Pipeline{
-		printer: newPrinter(out, ci),
-		stages:  map[string]*stage{},
+// Plan is what a dry run calls in place of the body. It says what the body would do and touches nothing; its error is
+// what the body would fail with.
+func Plan(plan func(context.Context) (string, error)) Option {
+	return func(s *settings) { s.plan = plan }
+}
+
+// Always lets the stage run after another stage has failed, as one does that cleans up or tells somebody.
+func Always() Option { return func(s *settings) { s.always = true } }
+
+// Run runs body as the stage called name, once: whoever asks for a stage again waits for the first and gets its error. A
+// nil body is a stage that only stands for those which ran before it.
+//
+// No more stages than the limit run at once; one that waits for others does not count. What a stage needs is best asked for
+// before it, by mg.CtxDeps: when a body does so, it is only noticed after a moment that it waits, and that it goes on.
+//
+// The context that body gets ends with ctx, with SIGINT, SIGTERM or SIGHUP, with the death of the parent process, and when
+// a stage beside it fails; it carries the stage's logger, and child processes started with it write to the stage's own lane
+// of the output.
+func (p *Pipeline) Run(ctx context.Context, name string, body func(context.Context) error, options ...Option) error {
+	var set settings
+	for _, option := range options {
+		option(&set)
 	}
-}
-
-// Run runs body as the stage called name, once: whoever asks for a stage again waits for the first and gets its error. The
-// context that body gets ends with ctx, with SIGINT, SIGTERM or SIGHUP, and with the death of the parent process; it
-// carries the stage's logger, and child processes started with it write to the stage's own lane of the output.
-func (p *Pipeline) Run(ctx context.Context, name string, body func(context.Context) error) error {
 	parent := current(ctx)
-	if chain := cycle(parent, name); chain != "" {
-		return &Error{Stage: name, Err: fmt.Errorf("a stage cannot wait for itself: %s; drop one of these dependencies", chain)}
+	s, first, err := p.ask(parent, name)
+	if err != nil {
+		return err
 	}
-	if parent != nil {
-		parent.enterWait(time.Now())
-		defer func() { parent.leaveWait(time.Now()) }()
-	}
-
-	p.mu.Lock()
-	s, begun := p.stages[name]
-	if !begun {
-		s = &stage{
-			record: Record{Name: name, Start: time.Now()},
-			parent: parent,
-			lane:   p.printer.lane(laneOf(parent)),
-			done:   make(chan struct{}),
-		}
-		p.stages[name] = s
-	}
-	p.mu.Unlock()
-	if begun {
+	defer p.answered(parent, s)
+	if !first {
 		select {
 		case <-s.done:
 			return s.err
 		case <-ctx.Done():
-			return &Error{Stage: name, Err: context.Cause(ctx)}
+			return &Error{Stage: name, Err: context.Cause(ctx), mask: p.masker.Mask}
 		}
 	}
 
-	ctx, cancel := untilStopped(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	p.begin(ctx, s, cancel)
 	log := p.printer.logger(s.lane, name)
 	ctx = log.WithContext(context.WithValue(process.WithOutput(ctx, s.lane), stageKey{}, s))
-	log.Info().Msg("started")
-	err, skipped := contain(ctx, body)
-	p.end(s, err, skipped, log)
+	ctx = process.WithObserver(ctx, s.observe)
+
+	p.end(ctx, s, p.perform(ctx, s, body, set), log)
 	return s.err
 }
 
-// end writes down how s ended and lets everybody know who waits for it.
-func (p *Pipeline) end(s *stage, err error, skipped bool, log zerolog.Logger) {
-	s.mu.Lock()
-	took := time.Since(s.record.Start) - s.waited
-	s.record.Seconds = seconds(took)
-	s.mu.Unlock()
-	switch {
-	case err == nil:
-		s.record.Result = OK
-		log.Info().Float64("seconds", seconds(took)).Msg("done")
-	case skipped:
-		s.record.Result, s.record.Error = Skipped, err.Error()
-		s.err = err
-		log.Warn().Msg("skipped, because a stage that it needs failed")
-	default:
-		s.record.Result, s.record.Error = Failed, err.Error()
-		s.err = &Error{Stage: s.record.Name, Err: err}
-		log.Error().Float64("seconds", seconds(took)).Msg("failed")
+// perform waits for the stage's turn, and runs body or its plan.
+func (p *Pipeline) perform(ctx context.Context, s *stage, body func(context.Context) error, set settings) error {
+	if failed := p.failed(); failed != "" && s.parent == nil && !set.always {
+		return &noLongerNeeded{failed}
 	}
-	s.lane.close()
-
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.records = append(p.records, s.record)
-	if s.parent == nil {
-		for _, path := range p.reports {
-			if werr := writeReport(path, p.records); werr != nil {
-				log.Warn().Err(werr).Msg("the report of this run could not be written")
-			}
-		}
+	if err := p.take(ctx, s); err != nil {
+		return err
 	}
-	close(s.done)
+	if p.dryRun {
+		return p.plan(ctx, s, body, set)
+	}
+	zerolog.Ctx(ctx).Info().Msg("started")
+	if body == nil {
+		return nil
+	}
+	return contain(ctx, body)
 }
 
-// seconds rounds to what is worth reading, a millisecond.
-func seconds(d time.Duration) float64 {
-	return float64(d.Round(time.Millisecond).Milliseconds()) / 1000
+// ask returns the stage called name, and whether the caller is the first to ask for it, who has to run it.
+func (p *Pipeline) ask(parent *stage, name string) (s *stage, first bool, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s = p.stages[name]
+	if s == nil {
+		now := time.Now()
+		s = &stage{
+			pipeline: p,
+			record:   report.Stage{Name: name, Start: now, End: now},
+			parent:   parent,
+			lane:     p.printer.lane(name, laneOf(parent)),
+			done:     make(chan struct{}),
+			waitsFor: map[*stage]int{},
+			cancel:   func(error) {},
+		}
+		p.stages[name] = s
+		p.order = append(p.order, s)
+		first = true
+	} else if chain := wayBack(s, parent); chain != nil && !s.ended() {
+		return nil, false, cycleError(chain)
+	}
+	if parent == nil {
+		return s, first, nil
+	}
+	if parent.waitsFor[s]++; parent.turn {
+		parent.waitedSince = time.Now()
+		p.giveTurn(parent)
+	}
+	if !slices.Contains(parent.record.Needs, name) {
+		parent.record.Needs = append(parent.record.Needs, name)
+	}
+	return s, first, nil
+}
+
+// answered says that parent no longer waits for s, and gives it its turn back.
+func (p *Pipeline) answered(parent, s *stage) {
+	if parent == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if parent.waitsFor[s]--; parent.waitsFor[s] == 0 {
+		delete(parent.waitsFor, s)
+	}
+	for p.running >= p.limit && len(parent.waitsFor) == 0 && !p.stalled() {
+		p.wait()
+	}
+	if len(parent.waitsFor) > 0 || parent.turn || parent.ended() {
+		return // it waits for more, or another of its goroutines has its turn back already
+	}
+	p.takeTurn(parent)
+	parent.waited += time.Since(parent.waitedSince)
+}
+
+// observe keeps account of a child process of s.
+func (s *stage) observe(cmd *exec.Cmd) func(int) {
+	p := s.pipeline
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := len(s.record.Processes)
+	s.record.Processes = append(s.record.Processes, report.Process{
+		Command: p.maskAll(cmd.Args), Dir: cmd.Dir, Start: time.Now(),
+	})
+	s.children++
+	return func(code int) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		s.children--
+		s.record.Processes[i].End, s.record.Processes[i].ExitCode = time.Now(), code
+	}
 }
 
 // contain runs body and turns its panic into an error. Mage tells of a failed dependency by a panic with an error that has
-// an exit code: that is no fault of this stage, which was skipped.
-func contain(ctx context.Context, body func(context.Context) error) (err error, skipped bool) {
+// an exit code: that is no fault of this stage.
+func contain(ctx context.Context, body func(context.Context) error) (err error) {
 	defer func() {
 		v := recover()
 		if v == nil {
@@ -227,32 +266,22 @@ func contain(ctx context.Context, body func(context.Context) error) (err error, 
 		}
 		if failed, ok := v.(error); ok {
 			if _, ok := v.(exitStatuser); ok {
-				err, skipped = failed, true
+				err = &dependencyFailed{failed}
 				return
 			}
 		}
 		err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
 	}()
-	err = body(ctx)
-	if err != nil && ctx.Err() != nil && !errors.Is(err, context.Cause(ctx)) {
-		// What failed because everything was being stopped says so first.
-		err = fmt.Errorf("%w (%w)", context.Cause(ctx), err)
-	}
-	return err, false
+	return body(ctx)
 }
 
-// cycle returns the chain of stages that leads from name back to itself, empty where there is none.
-func cycle(parent *stage, name string) string {
-	chain := []string{name}
-	for s := parent; s != nil; s = s.parent {
-		chain = append(chain, s.record.Name)
-		if s.record.Name == name {
-			slices.Reverse(chain)
-			return strings.Join(chain, " → ")
-		}
-	}
-	return ""
-}
+// dependencyFailed is mage's panic: the error of a target that this one needs. It tells of itself under its own name.
+type dependencyFailed struct{ error }
+
+func (d *dependencyFailed) Unwrap() error { return d.error }
+
+// ExitStatus is that of the dependency.
+func (d *dependencyFailed) ExitStatus() int { return exitStatus(d.error) }
 
 func laneOf(s *stage) *lane {
 	if s == nil {
@@ -264,31 +293,19 @@ func laneOf(s *stage) *lane {
 // Made notes what the stage that ctx belongs to made: a reference, the path of a report, a commit.
 func Made(ctx context.Context, what string) {
 	if s := current(ctx); s != nil {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.record.Made = append(s.record.Made, what)
+		s.pipeline.mu.Lock()
+		defer s.pipeline.mu.Unlock()
+		s.record.Made = append(s.record.Made, s.pipeline.masker.Mask(what))
 	}
 }
 
-// Report has the records of the run written to path as JSON after every outermost stage. Asking twice for a path is asking
-// once.
-func (p *Pipeline) Report(path string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !slices.Contains(p.reports, path) {
-		p.reports = append(p.reports, path)
-	}
-}
+// default pipeline of this process: targets are functions, so the process is what they have in common.
+var standard = sync.OnceValue(func() *Pipeline { return New(FromEnvironment()) })
 
-// Default is the pipeline of this process: targets are functions, so the process is what they have in common.
-var Default = sync.OnceValue(func() *Pipeline {
-	return New(os.Stderr, os.Getenv("CI") != "")
-})
+// Default returns the pipeline of this process.
+func Default() *Pipeline { return standard() }
 
 // Run runs body as a stage of the process's pipeline; see Pipeline.Run.
-func Run(ctx context.Context, name string, body func(context.Context) error) error {
-	return Default().Run(ctx, name, body)
+func Run(ctx context.Context, name string, body func(context.Context) error, options ...Option) error {
+	return Default().Run(ctx, name, body, options...)
 }
-
-// Report has the records of the process's pipeline written to path; see Pipeline.Report.
-func Report(path string) { Default().Report(path) }

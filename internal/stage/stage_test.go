@@ -20,19 +20,36 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/grimoire-build/grimoire/internal/process"
+	"github.com/grimoire-build/grimoire/internal/report"
 	"github.com/grimoire-build/grimoire/internal/stage"
 )
 
-// pipeline returns a pipeline and what it has printed so far.
-func pipeline(t *testing.T, ci bool) (*stage.Pipeline, func() string) {
+// newPipeline returns a pipeline and what it has printed so far.
+func newPipeline(t *testing.T, o stage.Options) (*stage.Pipeline, func() string) {
 	t.Helper()
 	out, err := os.Create(filepath.Join(t.TempDir(), "out"))
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = out.Close() })
-	return stage.New(out, ci), func() string {
-		text, err := os.ReadFile(out.Name())
-		require.NoError(t, err)
-		return string(text)
+	o.Out = out
+	return stage.New(o), func() string { return read(t, filepath.Dir(out.Name()), "out") }
+}
+
+func pipeline(t *testing.T, ci bool) (*stage.Pipeline, func() string) {
+	t.Helper()
+	return newPipeline(t, stage.Options{CI: ci})
+}
+
+func read(t *testing.T, folder, file string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(folder, file))
+	require.NoError(t, err)
+	return string(text)
+}
+
+// shell returns a run of a script with its arguments.
+func shell(ctx context.Context, script string, args ...string) func() error {
+	return func() error {
+		return process.Run(ctx, process.Command(ctx, "sh", append([]string{"-c", script, "sh"}, args...)...))
 	}
 }
 
@@ -77,9 +94,9 @@ func TestRunContainsAPanic(t *testing.T) {
 }
 
 func TestRunSkippedByAFailedDependency(t *testing.T) {
-	report := filepath.Join(t.TempDir(), "build", "pipeline.json")
+	folder := filepath.Join(t.TempDir(), "build")
 	p, _ := pipeline(t, true)
-	p.Report(report)
+	p.Report(folder)
 	image := func(ctx context.Context) error {
 		return p.Run(ctx, "image", func(context.Context) error { return mg.Fatal(4, "no Dockerfile") })
 	}
@@ -95,12 +112,15 @@ func TestRunSkippedByAFailedDependency(t *testing.T) {
 	assert.Equal(t, "image: no Dockerfile", err.Error(), "the failure is told once, under its own name")
 	assert.Equal(t, 4, mg.ExitStatus(err))
 
-	records, err := stage.ReadReport(report)
+	run, err := report.Read(filepath.Join(folder, "pipeline.json"))
 	require.NoError(t, err)
-	require.Len(t, records, 2)
-	assert.Equal(t, stage.Failed, records[0].Result)
-	assert.Equal(t, "push", records[1].Name)
-	assert.Equal(t, stage.Skipped, records[1].Result)
+	require.Len(t, run.Stages, 2)
+	assert.Equal(t, report.Failed, run.Stages[1].Result)
+	assert.Equal(t, "push", run.Stages[0].Name)
+	assert.Equal(t, report.Skipped, run.Stages[0].Result)
+	assert.Equal(t, "it needs what failed: image: no Dockerfile", run.Stages[0].Reason)
+	assert.Equal(t, []string{"image"}, run.Stages[0].Needs)
+	assert.Equal(t, report.Failed, run.Result)
 }
 
 func TestRunRefusesACycle(t *testing.T) {
@@ -114,9 +134,9 @@ func TestRunRefusesACycle(t *testing.T) {
 }
 
 func TestRunCountsItsOwnTimeAlone(t *testing.T) {
-	report := filepath.Join(t.TempDir(), "pipeline.json")
+	folder := t.TempDir()
 	p, _ := pipeline(t, true)
-	p.Report(report)
+	p.Report(folder)
 	err := p.Run(t.Context(), "outer", func(ctx context.Context) error {
 		return p.Run(ctx, "inner", func(context.Context) error {
 			time.Sleep(50 * time.Millisecond)
@@ -125,14 +145,14 @@ func TestRunCountsItsOwnTimeAlone(t *testing.T) {
 		})
 	})
 	require.NoError(t, err)
-	records, err := stage.ReadReport(report)
+	run, err := report.Read(filepath.Join(folder, "pipeline.json"))
 	require.NoError(t, err)
-	require.Len(t, records, 2)
-	assert.Equal(t, "inner", records[0].Name)
-	assert.Equal(t, "outer", records[1].Name)
-	assert.Greater(t, records[0].Seconds, records[1].Seconds)
-	assert.Equal(t, []string{"not mine"}, records[1].Made)
-	entries, err := os.ReadDir(filepath.Dir(report))
+	require.Len(t, run.Stages, 2)
+	assert.Equal(t, "inner", run.Stages[1].Name)
+	assert.Equal(t, "outer", run.Stages[0].Name)
+	assert.Greater(t, run.Stages[1].Seconds, run.Stages[0].Seconds)
+	assert.Equal(t, []string{"not mine"}, run.Stages[0].Made)
+	entries, err := os.ReadDir(folder)
 	require.NoError(t, err)
 	assert.Len(t, entries, 1, "no temporary file is left")
 }

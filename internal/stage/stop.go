@@ -2,9 +2,11 @@ package stage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 
@@ -31,6 +33,9 @@ const (
 	signalCode   = 128
 )
 
+// signals are those that stop a run.
+var signals = []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}
+
 func stoppedBy(s os.Signal) *Stopped {
 	code := signalCode
 	if number, ok := s.(syscall.Signal); ok {
@@ -39,30 +44,104 @@ func stoppedBy(s os.Signal) *Stopped {
 	return &Stopped{Why: fmt.Sprintf("got the signal %q", s), Code: code}
 }
 
-// untilStopped returns a context that ends with the first SIGINT, SIGTERM or SIGHUP, with the parent process, and a little
-// before the deadline of ctx. Mage passes on no more than SIGINT, leaves the compiled magefile behind when anything else
-// ends it, and exits at the deadline without a wait for what is being stopped.
-func untilStopped(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	gone := parent.Gone(ctx)
-	var late <-chan time.Time
-	if deadline, ok := ctx.Deadline(); ok {
-		left := time.Until(deadline)
-		late = time.After(left - min(process.Grace+time.Second, left/2))
+// stops watches for what stops a run while stages are active: the first SIGINT, SIGTERM or SIGHUP, and the end of the
+// parent process. Mage passes on no more than SIGINT, leaves the compiled magefile behind when anything else ends it, and
+// exits at the deadline without a wait for what is being stopped.
+type stops struct {
+	mu      sync.Mutex
+	first   *Stopped
+	stopped chan struct{} // closed when first is set
+	quit    context.CancelFunc
+}
+
+// watch begins to watch, and calls stop once, with what came first. A second signal ends the process and all its children
+// at once.
+func (s *stops) watch(stop func(*Stopped)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped == nil {
+		s.stopped = make(chan struct{})
 	}
+	ctx, quit := context.WithCancel(context.Background())
+	s.quit = quit
+	got := make(chan os.Signal, 2)
+	signal.Notify(got, signals...)
+	gone := parent.Gone(ctx)
 	go func() {
-		defer signal.Stop(signals)
-		select {
-		case s := <-signals:
-			cancel(stoppedBy(s))
-		case <-gone:
-			cancel(&Stopped{Why: "the process that started it is gone", Code: signalCode + int(syscall.SIGHUP)})
-		case <-late:
-			cancel(&Stopped{Why: "the time limit of the run is over; give it more with mage -t", Code: deadlineCode})
-		case <-ctx.Done():
+		defer signal.Stop(got)
+		for {
+			select {
+			case sig := <-got:
+				why := stoppedBy(sig)
+				if !s.set(why, stop) {
+					process.KillAll()
+					os.Exit(why.Code)
+				}
+				// The second must not reach mage, which would exit and leave the children to themselves.
+				signal.Reset(signals...)
+				signal.Notify(got, signals...)
+			case <-gone:
+				gone = nil
+				s.set(&Stopped{Why: "the process that started it is gone", Code: signalCode + int(syscall.SIGHUP)}, stop)
+			case <-ctx.Done():
+				return
+			}
 		}
 	}()
-	return ctx, func() { cancel(context.Canceled) }
+}
+
+// unwatch ends the watch: no stage is active, and signals do what they do elsewhere.
+func (s *stops) unwatch() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.quit()
+}
+
+// set reports whether why is the first reason to stop.
+func (s *stops) set(why *Stopped, stop func(*Stopped)) bool {
+	s.mu.Lock()
+	if s.first != nil {
+		s.mu.Unlock()
+		return false
+	}
+	s.first = why
+	close(s.stopped)
+	s.mu.Unlock()
+	stop(why)
+	return true
+}
+
+// why returns what has stopped the run, nil where nothing has.
+func (s *stops) why() *Stopped {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.first
+}
+
+// before calls stop a little before the deadline of ctx, while there is time left to end the children politely.
+func (s *stops) before(ctx context.Context, stop func(*Stopped)) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return
+	}
+	left := time.Until(deadline)
+	late := time.AfterFunc(left-min(process.Grace+time.Second, left/2), func() {
+		s.set(&Stopped{Why: "the time limit of the run is over; give it more with mage -t", Code: deadlineCode}, stop)
+	})
+	context.AfterFunc(ctx, func() { late.Stop() })
+}
+
+// cause returns why ctx has ended. Mage cancels the context of its targets at SIGINT and says no more than that; the signal
+// itself comes at the same moment on another way.
+func (s *stops) cause(ctx context.Context) error {
+	cause := context.Cause(ctx)
+	if cause != context.Canceled && !errors.Is(cause, context.DeadlineExceeded) {
+		return cause
+	}
+	select {
+	case <-s.stopped:
+		return s.why()
+	case <-time.After(50 * time.Millisecond):
+		return cause
+	}
 }

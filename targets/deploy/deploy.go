@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,21 +27,36 @@ import (
 // (KUBE_CONTEXT chooses among several), server-side, and waits DEPLOY_TIMEOUT (5m) for the rollout. The same image a second
 // time changes nothing.
 func Deploy(ctx context.Context) error {
-	return targets.RunStage(ctx, "deploy", func(ctx context.Context, s targets.Service) error {
-		if s.Deploy.Environment != "" {
-			return byCommit(ctx, s)
-		}
-		return toCluster(ctx, s)
-	})
+	return targets.RunStage(ctx, "deploy",
+		func(ctx context.Context, s targets.Service) error {
+			if s.Deploy.Environment != "" {
+				return byCommit(ctx, s)
+			}
+			return toCluster(ctx, s)
+		},
+		func(ctx context.Context, s targets.Service) (string, error) {
+			if s.Deploy.Environment != "" {
+				_, err := targets.PushedImage(ctx, s)
+				return fmt.Sprintf("write the image's digest into %s, commit and push", withoutLogin(s.Deploy.Environment)), err
+			}
+			return planCluster(ctx, s)
+		})
+}
+
+func init() { stage.Known("deploy") }
+
+// withoutLogin is a repository's URL without the login that it may hold.
+func withoutLogin(repository string) string {
+	if u, err := url.Parse(repository); err == nil && u.Host != "" {
+		u.User = nil
+		return u.String()
+	}
+	return repository
 }
 
 func toCluster(ctx context.Context, s targets.Service) error {
 	// What can be wrong here is looked for before anything is built and pushed.
-	objects, err := kube.Load(paths(s)...)
-	if err != nil {
-		return fmt.Errorf("loading the manifests: %w", err)
-	}
-	client, err := connect(s)
+	objects, client, err := prepare(s)
 	if err != nil {
 		return err
 	}
@@ -65,6 +81,36 @@ func toCluster(ctx context.Context, s targets.Service) error {
 	log.Info().Str("image", image).Msg("live")
 	stage.Made(ctx, image)
 	return nil
+}
+
+// planCluster says what toCluster would do, without a word to the cluster.
+func planCluster(ctx context.Context, s targets.Service) (string, error) {
+	objects, _, err := prepare(s)
+	if err != nil {
+		return "", err
+	}
+	if _, err := targets.PushedImage(ctx, s); err != nil {
+		return "", err
+	}
+	names := make([]string, len(objects))
+	for i, object := range objects {
+		names[i] = object.String()
+	}
+	where := "the kubeconfig's only context"
+	if s.Deploy.Context != "" {
+		where = "the context " + s.Deploy.Context
+	}
+	return fmt.Sprintf("apply %s to %s, and wait %s for the rollout at most", strings.Join(names, ", "), where, s.Deploy.Timeout), nil
+}
+
+// prepare loads the manifests and finds the cluster.
+func prepare(s targets.Service) ([]*kube.Object, *kube.Client, error) {
+	objects, err := kube.Load(paths(s)...)
+	if err != nil {
+		return nil, nil, fmt.Errorf("loading the manifests: %w", err)
+	}
+	client, err := connect(s)
+	return objects, client, err
 }
 
 // paths are the manifests' files and folders, relative to the service's.

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/magefile/mage/mg"
 	"github.com/rs/zerolog"
 
 	"github.com/grimoire-build/grimoire/docker"
@@ -21,9 +20,10 @@ import (
 )
 
 func init() {
+	stage.Known("image", "push")
 	targets.ProvideImage(func(ctx context.Context) (string, error) {
-		mg.CtxDeps(ctx, Push)
-		return made.get().Digest, nil
+		err := Push(ctx)
+		return made.get().Digest, err
 	})
 }
 
@@ -33,44 +33,85 @@ func init() {
 // The image is named REGISTRY_HOST/IMAGE_REPOSITORY:TAG, where the tag is 12 characters of the commit, with "-dirty" where
 // files differ from it. What was built is written to build/image.json.
 func Image(ctx context.Context) error {
-	return targets.RunStage(ctx, "image", func(ctx context.Context, s targets.Service) error {
-		p, err := newPlan(ctx, s)
-		if err != nil {
-			return err
-		}
-		b, err := p.build(ctx)
-		if err != nil {
-			return err
-		}
-		stage.Made(ctx, b.Reference)
-		if targets.Requested("image") {
-			fmt.Println(b.Reference)
-		}
-		return made.set(p, b)
-	})
+	return targets.RunStage(ctx, "image",
+		func(ctx context.Context, s targets.Service) error {
+			p, err := newPlan(ctx, s)
+			if err != nil {
+				return err
+			}
+			b, err := p.build(ctx)
+			if err != nil {
+				return err
+			}
+			stage.Made(ctx, b.Reference)
+			if err := made.set(p, b); err != nil {
+				return err
+			}
+			if targets.Requested("image") {
+				return stage.Result(b.Reference)
+			}
+			return nil
+		},
+		func(ctx context.Context, s targets.Service) (string, error) {
+			p, err := newPlan(ctx, s)
+			if err != nil {
+				return "", err
+			}
+			text := fmt.Sprintf("build %s for %s, ", p.reference, p.Image.Platform)
+			switch p.Image.Builder {
+			case "engine":
+				text += "from " + p.Image.Dockerfile + " by a Docker Engine"
+			case "go":
+				text += "from the Go packages"
+			default:
+				text += "from " + p.Image.Dockerfile + " by a Docker Engine where there are both, else from the Go packages"
+			}
+			if p.Image.Registry != "" && p.committed() {
+				text += "; nothing where the registry holds it already"
+			}
+			return text, nil
+		})
 }
 
 // Push pushes the image to the registry REGISTRY_HOST and prints its reference by digest. What the registry holds already
 // is not pushed again. The login comes from REGISTRY_USER and REGISTRY_PASS, else from Docker's configuration and
 // its credential helpers; an image of uncommitted files is refused unless ALLOW_DIRTY is true.
 func Push(ctx context.Context) error {
-	return targets.RunStage(ctx, "push", func(ctx context.Context, s targets.Service) error {
-		p, err := newPlan(ctx, s)
-		if err != nil {
-			return err
-		}
-		if err := p.mayPush(); err != nil {
-			return err
-		}
-		mg.CtxDeps(ctx, Image)
-		b, err := p.push(ctx, made.get())
-		if err != nil {
-			return err
-		}
-		stage.Made(ctx, b.Digest)
-		fmt.Println(b.Digest)
-		return made.set(p, b)
-	})
+	return targets.RunStage(ctx, "push",
+		func(ctx context.Context, s targets.Service) error {
+			p, err := newPlan(ctx, s)
+			if err != nil {
+				return err
+			}
+			if err := p.mayPush(); err != nil {
+				return err
+			}
+			if err := Image(ctx); err != nil {
+				return err
+			}
+			b, err := p.push(ctx, made.get())
+			if err != nil {
+				return err
+			}
+			stage.Made(ctx, b.Digest)
+			if err := made.set(p, b); err != nil {
+				return err
+			}
+			return stage.Result(b.Digest)
+		},
+		func(ctx context.Context, s targets.Service) (string, error) {
+			p, err := newPlan(ctx, s)
+			if err != nil {
+				return "", err
+			}
+			if err := p.mayPush(); err != nil {
+				return "", err
+			}
+			if err := Image(ctx); err != nil {
+				return "", err
+			}
+			return "push " + p.reference + "; nothing where the registry holds it already", nil
+		})
 }
 
 // plan is what the settings and the checkout say of the image.
@@ -98,6 +139,7 @@ func newPlan(ctx context.Context, s targets.Service) (*plan, error) {
 		return nil, err
 	}
 	reference = strings.TrimPrefix(reference, noRegistry+"/")
+	stage.Describe("", tree.Tag())
 	return &plan{Service: s, tree: tree, reference: reference, registry: docker.Registry{
 		Host:     s.Image.Registry,
 		Username: os.Getenv("REGISTRY_USER"),

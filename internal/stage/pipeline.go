@@ -1,0 +1,429 @@
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/grimoire-build/grimoire/internal/mask"
+	"github.com/grimoire-build/grimoire/internal/report"
+)
+
+// Options say how a pipeline runs. The zero value of a field is its default.
+type Options struct {
+	// Out is where its story goes. Default: os.Stderr.
+	Out *os.File
+	// CI has the story told as JSON lines, else it is for people.
+	CI bool
+	// DryRun says what would run, in which order and why, and runs nothing.
+	DryRun bool
+	// Limit is how many stages run at once, without those that wait for others. Default: as many as there are processors.
+	Limit int
+	// Targets are those that the command line asks for; the run is over when the last of them is.
+	Targets []string
+	// Environ is where secrets are looked for, each "NAME=value".
+	Environ []string
+}
+
+// FromEnvironment returns the options for this process: CI and DRY_RUN in the environment, targets on the command line.
+func FromEnvironment() Options {
+	dry, _ := strconv.ParseBool(os.Getenv("DRY_RUN"))
+	var targets []string
+	for _, arg := range os.Args[1:] {
+		if !strings.HasPrefix(arg, "-") {
+			targets = append(targets, arg)
+		}
+	}
+	return Options{CI: os.Getenv("CI") != "", DryRun: dry, Targets: targets, Environ: os.Environ()}
+}
+
+// Pipeline holds the stages of a run.
+type Pipeline struct {
+	printer *printer
+	masker  *mask.Masker
+	dryRun  bool
+	limit   int
+	start   time.Time
+	targets []string
+	stops   stops
+
+	mu       sync.Mutex
+	turns    *sync.Cond // tells of turns that are given back
+	running  int        // how many stages have a turn
+	lastTurn time.Time  // when one was last taken or given back
+	lastLook time.Time  // when stages were last looked at that may wait for others
+	stages   map[string]*stage
+	order    []*stage // in which they were asked for
+	active   int      // how many have been asked for and have not ended
+	showing  bool     // the live line is kept
+	broken   string   // the first outermost stage that failed
+	folders  []string // where the reports go
+	service  string
+	commit   string
+}
+
+// New returns a pipeline without stages.
+func New(o Options) *Pipeline {
+	if o.Out == nil {
+		o.Out = os.Stderr
+	}
+	if o.Limit <= 0 {
+		o.Limit = runtime.NumCPU()
+	}
+	p := &Pipeline{
+		masker:  &mask.Masker{},
+		dryRun:  o.DryRun,
+		limit:   o.Limit,
+		start:   time.Now(),
+		targets: o.Targets,
+		stages:  map[string]*stage{},
+	}
+	p.turns = sync.NewCond(&p.mu)
+	p.masker.AddEnviron(o.Environ)
+	p.printer = newPrinter(o.Out, o.CI, p.masker)
+	return p
+}
+
+// begin makes s one of the active stages, which a signal and the time limit of ctx stop, until end.
+func (p *Pipeline) begin(ctx context.Context, s *stage, cancel context.CancelCauseFunc) {
+	p.mu.Lock()
+	s.cancel = cancel
+	if p.active++; p.active == 1 {
+		p.stops.watch(p.stop)
+		p.show()
+	}
+	p.mu.Unlock()
+	if why := p.stops.why(); why != nil {
+		cancel(why)
+	}
+	p.stops.before(ctx, p.stop)
+}
+
+// stop ends all active stages.
+func (p *Pipeline) stop(why *Stopped) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.order {
+		if !s.ended() {
+			s.cancel(why)
+		}
+	}
+}
+
+// failed returns the name of the first outermost stage that failed, empty where none did.
+func (p *Pipeline) failed() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.broken
+}
+
+// verdict says how a stage ended with err: its result, the reason for the report, and the error for whoever asked for it.
+func (p *Pipeline) verdict(ctx context.Context, s *stage, err error) (result report.Result, reason string, _ error) {
+	var (
+		skip       Skip
+		unneeded   *noLongerNeeded
+		stopped    *Stopped
+		dependency *dependencyFailed
+	)
+	if err != nil && ctx.Err() != nil {
+		// What failed because everything was being stopped says so first.
+		if cause := p.stops.cause(ctx); !errors.Is(err, cause) {
+			err = fmt.Errorf("%w (%w)", cause, err)
+		}
+	}
+	failed := &Error{Stage: s.record.Name, Err: err, mask: p.masker.Mask}
+	if nested, ok := err.(*Error); ok { // of a stage that this one needs: it tells of itself under its own name
+		failed, dependency = nested, &dependencyFailed{nested}
+	}
+	switch {
+	case err == nil && p.dryRun:
+		return report.Planned, "", nil
+	case err == nil:
+		return report.OK, "", nil
+	case errors.As(err, &skip):
+		return report.Skipped, string(skip), nil
+	case errors.As(err, &stopped):
+		return report.Stopped, err.Error(), failed
+	case errors.As(err, &unneeded):
+		return report.Skipped, err.Error(), failed
+	case dependency != nil || errors.As(err, &dependency):
+		return report.Skipped, "it needs what failed: " + dependency.Error(), dependency.error
+	default:
+		return report.Failed, err.Error(), failed
+	}
+}
+
+// end writes down how s ended and lets everybody know who waits for it.
+func (p *Pipeline) end(ctx context.Context, s *stage, err error, log zerolog.Logger) {
+	result, reason, serr := p.verdict(ctx, s, err)
+	p.mu.Lock()
+	s.record.End = time.Now()
+	if !s.begin.IsZero() {
+		s.record.Start = s.begin
+		s.record.Seconds = seconds(s.record.End.Sub(s.begin) - s.waited)
+	}
+	s.record.Result = result
+	if reason != "" {
+		s.record.Reason = p.masker.Mask(reason)
+	}
+	took := s.record.Seconds
+	p.giveTurn(s)
+	if serr != nil {
+		p.breakOff(s, result)
+	}
+	p.mu.Unlock()
+
+	switch result {
+	case report.OK:
+		log.Info().Float64("seconds", took).Msg("done")
+	case report.Planned:
+	case report.Skipped:
+		log.Warn().Str("reason", s.record.Reason).Msg("skipped")
+	default:
+		log.Error().Float64("seconds", took).Msg(string(result))
+	}
+	s.lane.close()
+	s.err = serr
+	p.mu.Lock()
+	close(s.done)
+	if p.active--; p.active == 0 {
+		p.stops.unwatch()
+		p.printer.show("")
+	}
+	over := p.over(s)
+	p.mu.Unlock()
+	if s.parent == nil {
+		p.publish(over, log)
+	}
+}
+
+// breakOff notes that s has failed and ends the stages beside it, which no longer matter: what needed them both cannot run.
+func (p *Pipeline) breakOff(s *stage, result report.Result) {
+	if s.parent == nil && p.broken == "" {
+		p.broken = s.record.Name
+	}
+	if result == report.Stopped {
+		return
+	}
+	for _, beside := range p.order {
+		if beside != s && beside.parent == s.parent && !beside.ended() {
+			beside.cancel(&noLongerNeeded{s.record.Name})
+		}
+	}
+}
+
+// seconds rounds to what is worth reading, a millisecond.
+func seconds(d time.Duration) float64 {
+	return float64(d.Round(time.Millisecond).Milliseconds()) / 1000
+}
+
+// Report has the record of the run written to pipeline.json in folder after every outermost stage. Asking twice for a
+// folder is asking once.
+func (p *Pipeline) Report(folder string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !slices.Contains(p.folders, folder) {
+		p.folders = append(p.folders, folder)
+	}
+}
+
+// Describe names the service and the commit in the record of the run. What is empty stays as it was.
+func (p *Pipeline) Describe(service, commit string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if service != "" {
+		p.service = service
+	}
+	if commit != "" {
+		p.commit = commit
+	}
+}
+
+// Record returns the record of the run so far.
+func (p *Pipeline) Record() report.Run {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	run := report.Run{
+		Version: report.Version, Service: p.service, Commit: p.commit, Targets: p.targets,
+		Start: p.start, End: time.Now(), Result: report.OK,
+	}
+	if p.dryRun {
+		run.Result = report.Planned
+	}
+	for _, s := range p.order {
+		record := s.record
+		record.Needs, record.Made, record.Processes = slices.Clone(record.Needs), slices.Clone(record.Made), slices.Clone(record.Processes)
+		switch {
+		case record.Result == report.Failed:
+			run.Result = report.Failed
+		case record.Result == report.Stopped && run.Result != report.Failed:
+			run.Result = report.Stopped
+		}
+		run.Stages = append(run.Stages, record)
+	}
+	if p.dryRun {
+		// In the order in which they would run, what a stage needs before itself.
+		slices.SortStableFunc(run.Stages, func(a, b report.Stage) int { return a.End.Compare(b.End) })
+	}
+	if p.broken == "" {
+		return run
+	}
+	for _, name := range p.requested() {
+		if p.stages[name] == nil && isKnown(name) {
+			run.Stages = append(run.Stages, report.Stage{
+				Name: name, Start: run.End, End: run.End, Result: report.Skipped, Reason: "it did not begin, since " + p.broken + " failed",
+			})
+		}
+	}
+	return run
+}
+
+// requested are the words of the command line as names of stages: targets, among them their arguments.
+func (p *Pipeline) requested() []string {
+	names := make([]string, len(p.targets))
+	for i, target := range p.targets {
+		names[i] = strings.ToLower(target[strings.LastIndexByte(target, ':')+1:])
+	}
+	return names
+}
+
+// over reports whether the run is over with the outermost stage s: something failed, or it is the last target that the
+// command line asks for. Mage says neither when it begins nor when it ends.
+func (p *Pipeline) over(s *stage) bool {
+	if p.active > 0 {
+		return false
+	}
+	if p.broken != "" {
+		return true
+	}
+	requested := p.requested()
+	i := slices.Index(requested, strings.ToLower(s.record.Name))
+	return i >= 0 && !slices.ContainsFunc(requested[i+1:], isKnown)
+}
+
+// known are the names of the targets that are stages of the same name.
+var known struct {
+	mu    sync.Mutex
+	names []string
+}
+
+// Known tells of targets that are stages of the same name: a word of the command line that is none of them may as well be the
+// argument of one.
+func Known(names ...string) {
+	known.mu.Lock()
+	defer known.mu.Unlock()
+	known.names = append(known.names, names...)
+}
+
+func isKnown(name string) bool {
+	known.mu.Lock()
+	defer known.mu.Unlock()
+	return slices.Contains(known.names, name)
+}
+
+func (p *Pipeline) maskAll(texts []string) []string {
+	masked := make([]string, len(texts))
+	for i, text := range texts {
+		masked[i] = p.masker.Mask(text)
+	}
+	return masked
+}
+
+// publish writes the reports of the run so far, and its account where it is over.
+func (p *Pipeline) publish(over bool, log zerolog.Logger) {
+	run := p.Record()
+	p.mu.Lock()
+	folders := slices.Clone(p.folders)
+	p.mu.Unlock()
+	if !p.dryRun { // which touches nothing
+		for _, folder := range folders {
+			if err := report.Write(filepath.Join(folder, "pipeline.json"), run); err != nil {
+				log.Warn().Err(err).Msg("the report of this run could not be written")
+			}
+		}
+	}
+	if over {
+		p.account(run, log)
+	}
+}
+
+// account tells of the whole run at its end.
+func (p *Pipeline) account(run report.Run, log zerolog.Logger) {
+}
+
+// frames are those of the sign that something goes on.
+var frames = []rune("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏")
+
+// show keeps the live line until no stage is active: what runs, and for how long.
+func (p *Pipeline) show() {
+	if !p.printer.terminal || p.dryRun || p.showing {
+		return
+	}
+	p.showing = true
+	go func() {
+		for frame := 0; p.draw(frames[frame%len(frames)]); frame++ {
+			time.Sleep(100 * time.Millisecond)
+		}
+	}()
+}
+
+// draw draws the live line, and reports whether it has to be drawn again.
+func (p *Pipeline) draw(frame rune) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.showing = p.active > 0; !p.showing {
+		return false
+	}
+	var parts []string
+	for _, s := range p.order {
+		if s.turn && !s.ended() {
+			parts = append(parts, fmt.Sprintf("%s %s", s.record.Name, time.Since(s.begin).Round(time.Second)))
+		}
+	}
+	p.printer.show(string(frame) + " " + strings.Join(parts, " · "))
+	return true
+}
+
+// plan says what the stage would do, in a dry run.
+func (p *Pipeline) plan(ctx context.Context, s *stage, body func(context.Context) error, set settings) error {
+	if body == nil && set.plan == nil {
+		return nil
+	}
+	text := "what it does is not known before it runs"
+	if set.plan != nil {
+		err := contain(ctx, func(ctx context.Context) (err error) {
+			text, err = set.plan(ctx)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	p.mu.Lock()
+	s.record.Reason = p.masker.Mask(text)
+	p.mu.Unlock()
+	zerolog.Ctx(ctx).Info().Msg("would run: " + text)
+	return nil
+}
+
+// Result prints a line on stdout, which is kept for the results of targets.
+func Result(line string) error { return Default().printer.result(line) }
+
+// DryRun reports whether stages only say what they would do.
+func DryRun() bool { return Default().dryRun }
+
+// Describe names the service and the commit of the process's pipeline; see Pipeline.Describe.
+func Describe(service, commit string) { Default().Describe(service, commit) }
+
+// Report has the record of the process's pipeline written to a folder; see Pipeline.Report.
+func Report(folder string) { Default().Report(folder) }
