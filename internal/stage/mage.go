@@ -19,6 +19,7 @@ import (
 const (
 	mageDeps = "github.com/magefile/mage/mg.runDeps"
 	mageOnce = "github.com/magefile/mage/mg.(*onceFun).run"
+	mageRuns = "(*onceFun).run." // its function literal, which the sync.Once calls; the rest of the name is the compiler's
 	syncOnce = "sync.(*Once).doSlow"
 )
 
@@ -28,8 +29,9 @@ type goroutine struct {
 	creator int    // who started it
 	inDeps  bool   // it waits for what mg.runDeps has started
 	byDeps  bool   // mg.runDeps started it
-	once    string // the address of the last sync.Once that it is in
-	blocked bool   // it waits for that, else it runs it
+	once    string // the address of the mg.onceFun that it is in, or of that one's sync.Once
+	inOnce  bool   // it runs that, or
+	blocked bool   // waits for who does
 	target  string // the function that it runs as a dependency
 }
 
@@ -59,7 +61,8 @@ func parseStacks(text string) map[int]goroutine {
 		g := goroutine{}
 		g.id, _ = strconv.Atoi(id)
 		waits := strings.HasPrefix(state, "[sync.") || strings.HasPrefix(state, "[semacquire")
-		outer := "" // the outermost call so far that is a target's
+		outer := ""   // the outermost call so far that can be a target
+		runs := false // below that call, it runs a target
 		for line := range strings.Lines(calls) {
 			line = strings.TrimRight(line, "\n")
 			if creation, ok := strings.CutPrefix(line, "created by "); ok {
@@ -71,14 +74,18 @@ func parseStacks(text string) map[int]goroutine {
 			name, args, ok := cutCall(line)
 			switch {
 			case !ok:
-			case name == mageDeps && waits && g.target == "":
+			case name == mageDeps && waits && !g.inOnce:
 				g.inDeps = true
-			case name == syncOnce && g.once == "":
-				g.once, _, _ = strings.Cut(strings.TrimSuffix(args, "?"), ",")
-				g.once = strings.TrimSuffix(g.once, "?")
-				g.blocked = waits && outer == ""
-			case name == mageOnce && g.target == "" && outer != "":
-				g.target = outer
+			case strings.Contains(name, mageRuns):
+				runs = true
+			case name == syncOnce || name == mageOnce:
+				// What the compiler inlines shows no arguments; one with a question mark may be a stale register.
+				if first, _, _ := strings.Cut(args, ","); g.once == "" && strings.HasPrefix(first, "0x") && !strings.HasSuffix(first, "?") {
+					g.once = first
+				}
+				if name == mageOnce && !g.inOnce {
+					g.inOnce, g.blocked, g.target = true, waits && !runs, outer
+				}
 			case isTarget(name):
 				outer = name
 			}
@@ -117,7 +124,7 @@ func isTarget(name string) bool {
 func mageCycle(all map[int]goroutine) []string {
 	runs := map[string]int{} // who runs a sync.Once
 	for id, g := range all {
-		if g.once != "" && !g.blocked {
+		if g.inOnce && g.once != "" && !g.blocked {
 			runs[g.once] = id
 		}
 	}
