@@ -87,6 +87,14 @@ var rules = []struct {
 		},
 	},
 	{
+		of: us + "/internal/timeline",
+		not: map[string]string{
+			mage:            "only targets, magefiles and magefile.go know mage",
+			"net/http":      "a page is written, not served, and the light targets write it",
+			"text/template": "it keeps every exported method in the binary, and costs the light targets a CPU second to compile",
+		},
+	},
+	{
 		of:     us + "/internal/process",
 		not:    map[string]string{us: "a child process is nobody else's business", mage: "only targets know mage"},
 		except: []string{us + "/internal/process"},
