@@ -130,7 +130,7 @@ func Run(ctx context.Context, o Options) error {
 func pipeline(ctx context.Context, o Options, env []string) (string, error) {
 	args := append(append([]string(nil), o.Mage[1:]...), "-d", o.Service, "ci", "deploy")
 	cmd := process.Command(process.WithGrace(ctx, o.Grace), o.Mage[0], args...)
-	cmd.Env = append(cleanEnv(os.Environ()), env...)
+	cmd.Env = append(append(cleanEnv(os.Environ()), env...), "PIPELINE_TABLE=off") // the account has it
 	var stdout bytes.Buffer
 	cmd.Stdout = &stdout
 	zerolog.Ctx(ctx).Info().Msgf("running mage ci deploy in %s; the first time, its magefile is compiled for a minute or so", o.Service)
@@ -147,7 +147,7 @@ func cleanEnv(environ []string) []string {
 		name, _, _ := strings.Cut(entry, "=")
 		switch {
 		case hasAnyPrefix(name, "REGISTRY_", "IMAGE_", "DEPLOY_", "ENVIRONMENT_", "KUBE_", "TEST_", "MAGEFILE_"),
-			name == "DOCKERFILE", name == "ALLOW_DIRTY", name == "COVERAGE_THRESHOLD":
+			name == "DOCKERFILE", name == "ALLOW_DIRTY", name == "COVERAGE_THRESHOLD", name == "DRY_RUN":
 		default:
 			kept = append(kept, entry)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -266,7 +267,9 @@ func TestDryRun(t *testing.T) {
 	})), "deploy: no cluster is named", "what would fail is told")
 
 	var plan []string
-	for _, s := range p.Record().Stages {
+	stages := p.Record().Stages
+	slices.SortStableFunc(stages, func(a, b report.Stage) int { return a.End.Compare(b.End) })
+	for _, s := range stages {
 		plan = append(plan, fmt.Sprintf("%s %s: %s", s.Name, s.Result, s.Reason))
 	}
 	assert.Equal(t, []string{

@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,8 +16,10 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/grimoire-build/grimoire/internal/atomicfile"
 	"github.com/grimoire-build/grimoire/internal/mask"
 	"github.com/grimoire-build/grimoire/internal/report"
+	"github.com/grimoire-build/grimoire/internal/timeline"
 )
 
 // Options say how a pipeline runs. The zero value of a field is its default.
@@ -31,11 +34,14 @@ type Options struct {
 	Limit int
 	// Targets are those that the command line asks for; the run is over when the last of them is.
 	Targets []string
+	// NoTable leaves out the table of stages at the end.
+	NoTable bool
 	// Environ is where secrets are looked for, each "NAME=value".
 	Environ []string
 }
 
-// FromEnvironment returns the options for this process: CI and DRY_RUN in the environment, targets on the command line.
+// FromEnvironment returns the options for this process: CI, DRY_RUN and PIPELINE_TABLE (off) in the environment, targets on the
+// command line.
 func FromEnvironment() Options {
 	dry, _ := strconv.ParseBool(os.Getenv("DRY_RUN"))
 	var targets []string
@@ -44,7 +50,13 @@ func FromEnvironment() Options {
 			targets = append(targets, arg)
 		}
 	}
-	return Options{CI: os.Getenv("CI") != "", DryRun: dry, Targets: targets, Environ: os.Environ()}
+	return Options{
+		CI:      os.Getenv("CI") != "",
+		DryRun:  dry,
+		Targets: targets,
+		NoTable: os.Getenv("PIPELINE_TABLE") == "off",
+		Environ: os.Environ(),
+	}
 }
 
 // Pipeline holds the stages of a run.
@@ -55,6 +67,7 @@ type Pipeline struct {
 	limit   int
 	start   time.Time
 	targets []string
+	table   bool
 	stops   stops
 
 	mu       sync.Mutex
@@ -86,6 +99,7 @@ func New(o Options) *Pipeline {
 		limit:   o.Limit,
 		start:   time.Now(),
 		targets: o.Targets,
+		table:   !o.NoTable,
 		stages:  map[string]*stage{},
 	}
 	p.turns = sync.NewCond(&p.mu)
@@ -185,6 +199,9 @@ func (p *Pipeline) end(ctx context.Context, s *stage, err error, log zerolog.Log
 
 	switch result {
 	case report.OK:
+		if s.mark {
+			break
+		}
 		log.Info().Float64("seconds", took).Msg("done")
 	case report.Planned:
 	case report.Skipped:
@@ -227,7 +244,7 @@ func seconds(d time.Duration) float64 {
 	return float64(d.Round(time.Millisecond).Milliseconds()) / 1000
 }
 
-// Report has the record of the run written to pipeline.json in folder after every outermost stage. Asking twice for a
+// Report has the record of the run written to pipeline.json and pipeline.html in folder after every outermost stage. Asking twice for a
 // folder is asking once.
 func (p *Pipeline) Report(folder string) {
 	p.mu.Lock()
@@ -261,6 +278,9 @@ func (p *Pipeline) Record() report.Run {
 		run.Result = report.Planned
 	}
 	for _, s := range p.order {
+		if s.mark && s.ended() && s.err == nil {
+			continue // there is nothing to tell of it
+		}
 		record := s.record
 		record.Needs, record.Made, record.Processes = slices.Clone(record.Needs), slices.Clone(record.Made), slices.Clone(record.Processes)
 		switch {
@@ -270,10 +290,6 @@ func (p *Pipeline) Record() report.Run {
 			run.Result = report.Stopped
 		}
 		run.Stages = append(run.Stages, record)
-	}
-	if p.dryRun {
-		// In the order in which they would run, what a stage needs before itself.
-		slices.SortStableFunc(run.Stages, func(a, b report.Stage) int { return a.End.Compare(b.End) })
 	}
 	if p.broken == "" {
 		return run
@@ -347,18 +363,32 @@ func (p *Pipeline) publish(over bool, log zerolog.Logger) {
 	p.mu.Unlock()
 	if !p.dryRun { // which touches nothing
 		for _, folder := range folders {
-			if err := report.Write(filepath.Join(folder, "pipeline.json"), run); err != nil {
+			if err := errors.Join(report.Write(filepath.Join(folder, "pipeline.json"), run), writePage(folder, run)); err != nil {
 				log.Warn().Err(err).Msg("the report of this run could not be written")
 			}
 		}
 	}
 	if over {
-		p.account(run, log)
+		p.account(run)
 	}
 }
 
-// account tells of the whole run at its end.
-func (p *Pipeline) account(run report.Run, log zerolog.Logger) {
+func writePage(folder string, run report.Run) error {
+	var page bytes.Buffer
+	if err := timeline.WriteIn(&page, folder, run); err != nil {
+		return err
+	}
+	return atomicfile.Write(filepath.Join(folder, "pipeline.html"), page.Bytes())
+}
+
+// account tells of the whole run at its end. What a single stage has to tell, it has told.
+func (p *Pipeline) account(run report.Run) {
+	if len(run.Stages) < 2 || !p.table {
+		return
+	}
+	// In the order in which they ended, what a stage needs before itself.
+	slices.SortStableFunc(run.Stages, func(a, b report.Stage) int { return a.End.Compare(b.End) })
+	p.printer.text("\n" + report.Table(run, p.printer.width(), p.printer.colour))
 }
 
 // frames are those of the sign that something goes on.

@@ -172,15 +172,24 @@ func (p *printer) show(line string) {
 	if !p.terminal || p.midLine {
 		return
 	}
-	width, _, err := term.GetSize(int(p.raw.Fd()))
-	if err != nil || width <= 0 {
-		width = 80
-	}
-	if runes := []rune(line); len(runes) >= width {
+	width := p.width()
+	if runes := []rune(line); width > 0 && len(runes) >= width {
 		line = string(runes[:width-1])
 	}
 	_, _ = fmt.Fprint(p.raw, "\r\x1b[2K", line)
 	p.live = line != ""
+}
+
+// width is that of the terminal in characters, 0 where there is none.
+func (p *printer) width() int {
+	if !p.terminal {
+		return 0
+	}
+	width, _, err := term.GetSize(int(p.raw.Fd()))
+	if err != nil || width <= 0 {
+		return 80
+	}
+	return width
 }
 
 // erase takes the live line away.

@@ -75,6 +75,7 @@ func (n *noLongerNeeded) Error() string { return "no longer needed, since " + n.
 type stage struct {
 	pipeline *Pipeline
 	parent   *stage
+	mark     bool // it has no body
 	lane     *lane
 	begin    time.Time // when it had its turn
 	done     chan struct{}
@@ -140,7 +141,7 @@ func (p *Pipeline) Run(ctx context.Context, name string, body func(context.Conte
 		option(&set)
 	}
 	parent := current(ctx)
-	s, first, err := p.ask(parent, name)
+	s, first, err := p.ask(parent, name, body == nil)
 	if err != nil {
 		return err
 	}
@@ -176,15 +177,15 @@ func (p *Pipeline) perform(ctx context.Context, s *stage, body func(context.Cont
 	if p.dryRun {
 		return p.plan(ctx, s, body, set)
 	}
-	zerolog.Ctx(ctx).Info().Msg("started")
 	if body == nil {
 		return nil
 	}
+	zerolog.Ctx(ctx).Info().Msg("started")
 	return contain(ctx, body)
 }
 
 // ask returns the stage called name, and whether the caller is the first to ask for it, who has to run it.
-func (p *Pipeline) ask(parent *stage, name string) (s *stage, first bool, err error) {
+func (p *Pipeline) ask(parent *stage, name string, mark bool) (s *stage, first bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s = p.stages[name]
@@ -194,6 +195,7 @@ func (p *Pipeline) ask(parent *stage, name string) (s *stage, first bool, err er
 			pipeline: p,
 			record:   report.Stage{Name: name, Start: now, End: now},
 			parent:   parent,
+			mark:     mark,
 			lane:     p.printer.lane(name, laneOf(parent)),
 			done:     make(chan struct{}),
 			waitsFor: map[*stage]int{},

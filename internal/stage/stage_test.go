@@ -154,7 +154,7 @@ func TestRunCountsItsOwnTimeAlone(t *testing.T) {
 	assert.Equal(t, []string{"not mine"}, run.Stages[0].Made)
 	entries, err := os.ReadDir(folder)
 	require.NoError(t, err)
-	assert.Len(t, entries, 1, "no temporary file is left")
+	assert.Len(t, entries, 2, "no temporary file is left beside the two reports")
 }
 
 func TestSignalStopsTheStage(t *testing.T) {
