@@ -89,7 +89,8 @@ type ImageSettings struct {
 type DeploySettings struct {
 	// Manifests lists files and folders, separated by spaces. Environment: DEPLOY_MANIFESTS. Default: deploy.
 	Manifests string
-	// Image is the image to deploy, by digest. Environment: DEPLOY_IMAGE. Default: the one that Push pushes.
+	// Image is the image to deploy, by digest; nothing is built or pushed then. Environment: DEPLOY_IMAGE. Default: the one
+	// that Push pushes.
 	Image string
 	// Context is the kubeconfig's context. Environment: KUBE_CONTEXT. Default: the only one there is.
 	// The kubeconfig comes from KUBECONFIG_DATA (base64), KUBECONFIG, ~/.kube/config, or the pod that this runs in.
@@ -98,6 +99,9 @@ type DeploySettings struct {
 	Namespace string
 	// Timeout bounds the wait for the rollout. Environment: DEPLOY_TIMEOUT. Default: 5m.
 	Timeout time.Duration
+	// Force takes over fields that the manifests set and another manager owns, as after a `kubectl apply`.
+	// Environment: DEPLOY_FORCE. Default: false, which is an error that names the fields.
+	Force bool
 	// Environment is the URL of the environment repository, which Deploy writes the image's digest to.
 	// Environment: ENVIRONMENT_REPOSITORY. No default: without it, Deploy goes to the cluster.
 	Environment string

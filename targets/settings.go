@@ -7,7 +7,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -67,6 +66,7 @@ func resolve(s Service, getenv func(string) string) (Service, []Setting, error) 
 	str(r, &s.Deploy.Context, "Deploy.Context", "KUBE_CONTEXT", "")
 	str(r, &s.Deploy.Namespace, "Deploy.Namespace", "KUBE_NAMESPACE", "")
 	value(r, &s.Deploy.Timeout, "Deploy.Timeout", "DEPLOY_TIMEOUT", 5*time.Minute, positiveDuration)
+	value(r, &s.Deploy.Force, "Deploy.Force", "DEPLOY_FORCE", false, strconv.ParseBool)
 	str(r, &s.Deploy.Environment, "Deploy.Environment", "ENVIRONMENT_REPOSITORY", "")
 	str(r, &s.Deploy.EnvironmentBranch, "Deploy.EnvironmentBranch", "ENVIRONMENT_BRANCH", "")
 	str(r, &s.Deploy.EnvironmentPath, "Deploy.EnvironmentPath", "ENVIRONMENT_PATH", "")
@@ -79,7 +79,7 @@ func Settings(context.Context) error {
 	_, settings, err := resolve(Configured(), os.Getenv)
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	for _, s := range settings {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", s.Name, orDash(redactURL(s.Value)), s.Source, s.Env)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", s.Name, orDash(s.Value), s.Source, s.Env)
 	}
 	return errors.Join(err, w.Flush())
 }
@@ -91,10 +91,22 @@ func orDash(s string) string {
 	return s
 }
 
-// userinfo is the login in a URL, which a setting should not hold but may.
-var userinfo = regexp.MustCompile(`^([a-z+]+://)[^/@]*@`)
-
-func redactURL(s string) string { return userinfo.ReplaceAllString(s, "$1") }
+// withoutLogin is a repository's URL without the login that it should not hold but may. What stands before a lone @ is ssh's
+// user, which is no secret.
+func withoutLogin(repository string) string {
+	scheme, rest, ok := strings.Cut(repository, "://")
+	if !ok {
+		scheme, rest = "", repository
+	}
+	i := strings.LastIndexByte(rest, '@')
+	if i < 0 || !ok && !strings.Contains(rest[:i], ":") {
+		return repository
+	}
+	if ok {
+		scheme += "://"
+	}
+	return scheme + rest[i+1:]
+}
 
 type resolver struct {
 	getenv   func(string) string
@@ -123,7 +135,11 @@ func value[T comparable](r *resolver, p *T, name, env string, def T, parse func(
 			}
 		}
 	}
-	r.add(name, env, fmt.Sprint(*p), source)
+	text := fmt.Sprint(*p)
+	if env == "ENVIRONMENT_REPOSITORY" {
+		text = withoutLogin(text)
+	}
+	r.add(name, env, text, source)
 }
 
 func (r *resolver) lookup(env string) string {
@@ -164,6 +180,9 @@ func percent(s string) (float64, error) {
 	}
 	return v, nil
 }
+
+// ModulePath reads the path of the service's module.
+func (s Service) ModulePath() (string, error) { return readModulePath(s.Dir) }
 
 func readModulePath(dir string) (string, error) {
 	file := filepath.Join(dir, "go.mod")

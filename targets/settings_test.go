@@ -136,7 +136,26 @@ func TestRequested(t *testing.T) {
 	assert.False(t, Requested("push"))
 }
 
-func TestRedactURL(t *testing.T) {
-	assert.Equal(t, "https://git.example.org/env.git", redactURL("https://user:secret@git.example.org/env.git"))
-	assert.Equal(t, "git@git.example.org:env.git", redactURL("git@git.example.org:env.git"), "that is a user, no secret")
+func TestWithoutLogin(t *testing.T) {
+	for repository, want := range map[string]string{
+		"https://user:secret@git.example.org/env.git": "https://git.example.org/env.git",
+		"https://user:p@ss@git.example.org/env.git":   "https://git.example.org/env.git",
+		"https://user:pa/ss@git.example.org/env.git":  "https://git.example.org/env.git",
+		"HTTPS://token@git.example.org/env.git":       "HTTPS://git.example.org/env.git",
+		"oauth2:TOKEN@git.example.org:env.git":        "git.example.org:env.git",
+		"git@git.example.org:env.git":                 "git@git.example.org:env.git",
+		"/srv/git/env.git":                            "/srv/git/env.git",
+	} {
+		assert.Equal(t, want, withoutLogin(repository), repository)
+	}
+}
+
+func TestSettingsHoldNoLogin(t *testing.T) {
+	_, settings, err := resolve(Service{Dir: newModule(t, "module example.org/pay\n")}, env(map[string]string{
+		"ENVIRONMENT_REPOSITORY": "https://user:secret@git.example.org/env.git",
+	}))
+	require.NoError(t, err)
+	for _, s := range settings {
+		assert.NotContains(t, s.Value, "secret", s.Name)
+	}
 }

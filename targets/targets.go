@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/rs/zerolog"
@@ -155,6 +157,7 @@ func testOptions(s Service) gotest.Options {
 		Timeout:   s.Test.Timeout,
 		Coverage:  s.Test.Coverage,
 		ReportDir: filepath.Join(s.Dir, s.Build),
+		Env:       withoutCredentials(os.Environ()),
 	}
 	switch s.Test.Race {
 	case "on", "off":
@@ -162,4 +165,13 @@ func testOptions(s Service) gotest.Options {
 		o.Race = &race
 	}
 	return o
+}
+
+// withoutCredentials is an environment without what only Push and Deploy need: a test has no business with it, and prints
+// its environment when it likes.
+func withoutCredentials(environ []string) []string {
+	return slices.DeleteFunc(environ, func(entry string) bool {
+		name, _, _ := strings.Cut(entry, "=")
+		return slices.Contains([]string{"REGISTRY_PASS", "KUBECONFIG_DATA", "ENVIRONMENT_REPOSITORY"}, name)
+	})
 }

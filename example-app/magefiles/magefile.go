@@ -31,17 +31,11 @@ func Test(ctx context.Context) error { return targets.Test(ctx) }
 // Image builds the service's image.
 func Image(ctx context.Context) error { return image.Image(ctx) }
 
-// Push pushes the image and prints its reference by digest.
-func Push(ctx context.Context) error {
-	mg.CtxDeps(ctx, Image)
-	return image.Push(ctx)
-}
+// Push pushes the image, which Image builds before it, and prints its reference by digest.
+func Push(ctx context.Context) error { return image.Push(ctx) }
 
-// Deploy deploys the pushed image and waits until it is live.
-func Deploy(ctx context.Context) error {
-	mg.CtxDeps(ctx, Push)
-	return deploy.Deploy(ctx)
-}
+// Deploy deploys the image, which Push pushes before it, and waits until it is live.
+func Deploy(ctx context.Context) error { return deploy.Deploy(ctx) }
 
 // CI runs what a change has to pass, the cheap checks first. Nothing leaves the machine.
 func CI(ctx context.Context) error {

@@ -54,6 +54,8 @@ type Options struct {
 	ReportDir string
 	// Output gets what go test would print. Default: process.Output(ctx).
 	Output io.Writer
+	// Env is the environment of the tests, each "NAME=value". Default: this process's.
+	Env []string
 }
 
 // Validate says what is wrong with the options. Run calls it.
@@ -179,7 +181,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	events := newReader(out, source)
 	var stderr bytes.Buffer
 	cmd := process.Command(ctx, "go", o.arguments(profile, race)...)
-	cmd.Dir = o.Dir
+	cmd.Dir, cmd.Env = o.Dir, o.Env
 	// What tests say comes as events; stderr is the go command's own.
 	cmd.Stdout, cmd.Stderr = events, io.MultiWriter(out, &stderr)
 	runErr := process.Run(ctx, cmd)

@@ -7,12 +7,13 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/rs/zerolog"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/grimoire-build/grimoire/internal/checkout"
 	"github.com/grimoire-build/grimoire/internal/stage"
@@ -25,7 +26,7 @@ import (
 // With ENVIRONMENT_REPOSITORY set it writes the digest into that git repository, commits and pushes. Else it applies the
 // manifests (DEPLOY_MANIFESTS, the folder deploy) to the cluster that KUBECONFIG_DATA, KUBECONFIG or ~/.kube/config names
 // (KUBE_CONTEXT chooses among several), server-side, and waits DEPLOY_TIMEOUT (5m) for the rollout. The same image a second
-// time changes nothing.
+// time changes nothing. The image is printed on stdout.
 func Deploy(ctx context.Context) error {
 	return targets.RunStage(ctx, "deploy",
 		func(ctx context.Context, s targets.Service) error {
@@ -37,22 +38,13 @@ func Deploy(ctx context.Context) error {
 		func(ctx context.Context, s targets.Service) (string, error) {
 			if s.Deploy.Environment != "" {
 				_, err := targets.PushedImage(ctx, s)
-				return fmt.Sprintf("write the image's digest into %s, commit and push", withoutLogin(s.Deploy.Environment)), err
+				return "write the image's digest into the environment repository, commit and push", err
 			}
 			return planCluster(ctx, s)
 		})
 }
 
 func init() { stage.Known("deploy") }
-
-// withoutLogin is a repository's URL without the login that it may hold.
-func withoutLogin(repository string) string {
-	if u, err := url.Parse(repository); err == nil && u.Host != "" {
-		u.User = nil
-		return u.String()
-	}
-	return repository
-}
 
 func toCluster(ctx context.Context, s targets.Service) error {
 	// What can be wrong here is looked for before anything is built and pushed.
@@ -67,7 +59,10 @@ func toCluster(ctx context.Context, s targets.Service) error {
 	if _, err := kube.SetImage(objects, image); err != nil {
 		return err
 	}
-	changes, err := client.Apply(ctx, objects, kube.ApplyOptions{})
+	changes, err := client.Apply(ctx, objects, kube.ApplyOptions{Force: s.Deploy.Force})
+	if apierrors.HasStatusCause(err, metav1.CauseTypeFieldManagerConflict) {
+		return fmt.Errorf("%w: set DEPLOY_FORCE=true", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -80,7 +75,7 @@ func toCluster(ctx context.Context, s targets.Service) error {
 	}
 	log.Info().Str("image", image).Msg("live")
 	stage.Made(ctx, image)
-	return nil
+	return stage.Result(image)
 }
 
 // planCluster says what toCluster would do, without a word to the cluster.
@@ -141,7 +136,7 @@ func byCommit(ctx context.Context, s targets.Service) error {
 	if err != nil {
 		return err
 	}
-	tree, err := checkout.Read(ctx, s.Dir)
+	revision, err := revisionOf(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -150,7 +145,7 @@ func byCommit(ctx context.Context, s targets.Service) error {
 		Branch: s.Deploy.EnvironmentBranch,
 		Path:   s.Deploy.EnvironmentPath,
 	}
-	commit, err := environment.Deploy(ctx, kube.Release{Service: s.Name, Image: image, Revision: tree.Commit})
+	commit, err := environment.Deploy(ctx, kube.Release{Service: s.Name, Image: image, Revision: revision})
 	if err != nil {
 		return err
 	}
@@ -161,5 +156,17 @@ func byCommit(ctx context.Context, s targets.Service) error {
 		log.Info().Str("commit", commit.Hash).Strs("files", commit.Files).Msg("committed to the environment repository")
 	}
 	stage.Made(ctx, commit.Hash)
-	return nil
+	return stage.Result(image)
+}
+
+// revisionOf is the commit that the image was built from, empty where that is not known.
+func revisionOf(ctx context.Context, s targets.Service) (string, error) {
+	if s.Deploy.Image != "" {
+		return "", nil
+	}
+	tree, err := checkout.Read(ctx, s.Dir)
+	if err != nil || tree.Dirty() {
+		return "", err
+	}
+	return tree.Commit, nil
 }

@@ -78,6 +78,13 @@ func (p *plan) buildByEngine(ctx context.Context, engine *docker.Engine) (built,
 		Labels:     p.labels(),
 		Platform:   p.Image.Platform,
 	}
+	if p.Image.Registry != "" {
+		login, err := p.registry.Auth(ctx, p.reference)
+		if err != nil {
+			return built{}, err
+		}
+		options.Logins = append(options.Logins, login) // a base image may be a private one
+	}
 	id, err := engine.Build(ctx, options)
 	if err != nil {
 		return built{}, err

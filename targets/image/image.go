@@ -5,11 +5,14 @@ package image
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -86,6 +89,10 @@ func Push(ctx context.Context) error {
 			if err := p.mayPush(); err != nil {
 				return err
 			}
+			// So is a registry that is not there, or does not take the login.
+			if _, err := p.registry.Digest(ctx, p.reference); err != nil && !errors.Is(err, docker.ErrNotFound) {
+				return err
+			}
 			if err := Image(ctx); err != nil {
 				return err
 			}
@@ -97,7 +104,10 @@ func Push(ctx context.Context) error {
 			if err := made.set(p, b); err != nil {
 				return err
 			}
-			return stage.Result(b.Digest)
+			if targets.Requested("push") {
+				return stage.Result(b.Digest)
+			}
+			return nil
 		},
 		func(ctx context.Context, s targets.Service) (string, error) {
 			p, err := newPlan(ctx, s)
@@ -117,6 +127,7 @@ func Push(ctx context.Context) error {
 // plan is what the settings and the checkout say of the image.
 type plan struct {
 	targets.Service
+	module    string // its path
 	tree      checkout.Checkout
 	reference string // host/owner/name:tag, or name:tag where there is no registry
 	registry  docker.Registry
@@ -126,6 +137,10 @@ type plan struct {
 const noRegistry = "localhost"
 
 func newPlan(ctx context.Context, s targets.Service) (*plan, error) {
+	modulePath, err := s.ModulePath()
+	if err != nil {
+		return nil, err
+	}
 	tree, err := checkout.Read(ctx, s.Dir)
 	if err != nil {
 		return nil, err
@@ -138,9 +153,11 @@ func newPlan(ctx context.Context, s targets.Service) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	reference = strings.TrimPrefix(reference, noRegistry+"/")
+	if s.Image.Registry == "" {
+		reference = strings.TrimPrefix(reference, noRegistry+"/")
+	}
 	stage.Describe("", tree.Tag())
-	return &plan{Service: s, tree: tree, reference: reference, registry: docker.Registry{
+	return &plan{Service: s, module: modulePath, tree: tree, reference: reference, registry: docker.Registry{
 		Host:     s.Image.Registry,
 		Username: os.Getenv("REGISTRY_USER"),
 		Password: os.Getenv("REGISTRY_PASS"),
@@ -180,11 +197,13 @@ func (p *plan) committed() bool {
 func (p *plan) build(ctx context.Context) (built, error) {
 	log := zerolog.Ctx(ctx)
 	if p.Image.Registry != "" && p.committed() {
-		digest, err := p.registry.Digest(ctx, p.reference)
+		digest, settings, err := p.pushed(ctx)
 		switch {
-		case err == nil:
+		case err == nil && settings == p.settings():
 			log.Info().Str("reference", p.reference).Msg("the registry holds this commit's image, so nothing is built")
 			return built{Builder: builderRegistry, Reference: p.reference, Digest: byDigest(p.reference, digest)}, nil
+		case err == nil:
+			log.Warn().Str("reference", p.reference).Msg("the registry holds an image of this commit that was built with other settings, so it is built again")
 		case errors.Is(err, docker.ErrNotFound):
 		default:
 			// Building needs no registry: Push will say it if it is still not there.
@@ -200,6 +219,22 @@ func (p *plan) build(ctx context.Context) (built, error) {
 		return p.buildByEngine(ctx, engine)
 	}
 	return p.buildFromGo(ctx)
+}
+
+// pushed returns the digest of the image that the registry holds, and the settings that it was built with.
+func (p *plan) pushed(ctx context.Context) (digest, settings string, err error) {
+	if digest, err = p.registry.Digest(ctx, p.reference); err != nil {
+		return "", "", err
+	}
+	img, err := p.registry.Pull(ctx, byDigest(p.reference, digest), p.Image.Platform)
+	if err != nil {
+		return "", "", err
+	}
+	config, err := img.ConfigFile()
+	if err != nil {
+		return "", "", err
+	}
+	return digest, config.Config.Labels[settingsLabel], nil
 }
 
 // engine returns the Docker Engine that is to build the image, nil where none is to.
@@ -225,12 +260,33 @@ func (p *plan) engine(ctx context.Context) (*docker.Engine, error) {
 	return engine, err
 }
 
+// labels are the annotations that the OCI image specification names, as far as they are known. They depend on the commit and
+// the settings alone, so that an image is the same wherever it is built.
 func (p *plan) labels() map[string]string {
-	return map[string]string{
-		"org.opencontainers.image.title":    p.Name,
-		"org.opencontainers.image.revision": p.tree.Commit,
-		"org.opencontainers.image.version":  p.version(),
+	labels := map[string]string{
+		"org.opencontainers.image.title":   p.Name,
+		"org.opencontainers.image.version": p.version(),
+		settingsLabel:                      p.settings(),
 	}
+	if host, _, ok := strings.Cut(p.module, "/"); ok && strings.Contains(host, ".") {
+		labels["org.opencontainers.image.source"] = "https://" + p.module
+	}
+	if !p.tree.Time.IsZero() {
+		labels["org.opencontainers.image.created"] = p.tree.Time.UTC().Format(time.RFC3339)
+	}
+	if p.tree.Commit != "" && !p.tree.Dirty() {
+		labels["org.opencontainers.image.revision"] = p.tree.Commit
+	}
+	return labels
+}
+
+// settingsLabel holds what an image was built with besides the commit, so that one of other settings is not taken for it.
+const settingsLabel = "build.grimoire.settings"
+
+// settings are a digest of what the image depends on besides the commit.
+func (p *plan) settings() string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q %q", p.Image.Builder, p.Image.Dockerfile, p.Image.Main, p.Image.Base, p.Image.Platform))
+	return hex.EncodeToString(sum[:6])
 }
 
 // version is the tag, which is what the image's users see.
