@@ -32,6 +32,9 @@ type Service struct {
 	Name string
 	// Build is the folder for everything that a run makes, relative to Dir. Default: build.
 	Build string
+	// AllowPullRequest lets Push and Deploy run for a pull request, whose changes nobody has accepted yet.
+	// Environment: ALLOW_PULL_REQUEST. Default: false, and they are skipped.
+	AllowPullRequest bool
 
 	// Test says how Test runs.
 	Test TestSettings

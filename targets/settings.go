@@ -45,6 +45,7 @@ func resolve(s Service, getenv func(string) string) (Service, []Setting, error) 
 	}
 	str(r, &s.Name, "Name", "", nameOf(modulePath))
 	str(r, &s.Build, "Build", "", "build")
+	value(r, &s.AllowPullRequest, "AllowPullRequest", "ALLOW_PULL_REQUEST", false, strconv.ParseBool)
 
 	str(r, &s.Test.Packages, "Test.Packages", "TEST_PACKAGES", "./...")
 	value(r, &s.Test.Timeout, "Test.Timeout", "TEST_TIMEOUT", 300*time.Second, positiveDuration)

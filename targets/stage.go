@@ -37,6 +37,15 @@ func Always() stage.Option { return stage.Always() }
 // it has not failed.
 func Skip(reason string) error { return stage.Skip(reason) }
 
+// Publish returns the error by which Push and Deploy skip what they do in a CI run for a pull request, from a merge queue, or
+// where that cannot be told; nil where they may go on. AllowPullRequest lets them go on anyway.
+func Publish(s Service) error {
+	if err := stage.Publish(s.AllowPullRequest); err != nil {
+		return stage.Skip(err.Error())
+	}
+	return nil
+}
+
 // RunStage is Stage for a body that works on the service: it gets the settings, and what is wrong with them is the stage's
 // error. In a dry run plan is called in place of it.
 func RunStage(ctx context.Context, name string, body func(context.Context, Service) error, plan func(context.Context, Service) (string, error)) error {

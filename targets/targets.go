@@ -1,16 +1,19 @@
 package targets
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/rs/zerolog"
 
+	"github.com/grimoire-build/grimoire/internal/forge"
 	"github.com/grimoire-build/grimoire/internal/gocheck"
 	"github.com/grimoire-build/grimoire/internal/gotest"
 	"github.com/grimoire-build/grimoire/internal/process"
@@ -50,6 +53,7 @@ func lint(ctx context.Context, s Service) error {
 	for _, f := range findings {
 		fmt.Fprintln(process.Output(ctx), f)
 	}
+	annotate(ctx, s, findings)
 	if err := Vet(ctx); err != nil {
 		if len(findings) == 0 {
 			return err
@@ -64,9 +68,20 @@ func lint(ctx context.Context, s Service) error {
 		if err != nil {
 			return err
 		}
-		findings = append(findings, within(module, found)...)
+		found = within(module, found)
+		annotate(ctx, s, found)
+		findings = append(findings, found...)
 	}
 	return failed(findings)
+}
+
+// annotate shows findings where the forge shows the files.
+func annotate(ctx context.Context, s Service, findings []gocheck.Finding) {
+	for _, f := range findings {
+		stage.Annotate(ctx, forge.Annotation{
+			Level: forge.Error, File: filepath.Join(s.Dir, f.File), Line: f.Line, Column: f.Column, Title: f.Tool, Message: f.Message,
+		})
+	}
 }
 
 // Vet runs go vet in every module.
@@ -85,6 +100,7 @@ func Vet(ctx context.Context) error {
 				}
 				findings = append(findings, within(module, found)...)
 			}
+			annotate(ctx, s, findings)
 			return failed(findings)
 		},
 		func(_ context.Context, s Service) (string, error) {
@@ -130,9 +146,13 @@ func Test(ctx context.Context) error {
 			options := testOptions(s)
 			options.Output = process.Output(ctx)
 			result, err := gotest.Run(ctx, options)
+			if result != nil {
+				annotateTests(ctx, s, result.Failures)
+			}
 			if err != nil {
 				return err
 			}
+			stage.Output(ctx, "coverage", strconv.FormatFloat(result.Coverage, 'f', 1, 64))
 			zerolog.Ctx(ctx).Info().Int("passed", result.Passed).Int("skipped", result.Skipped).
 				Int("cached packages", result.Cached).Str("coverage", fmt.Sprintf("%.1f %%", result.Coverage)).Msg("tests passed")
 			for _, report := range []string{"coverage.out", "coverage.html", "junit.xml"} {
@@ -148,6 +168,18 @@ func Test(ctx context.Context) error {
 			}
 			return text, nil
 		})
+}
+
+// annotateTests shows failures where the forge shows the files.
+func annotateTests(ctx context.Context, s Service, failures []gotest.Test) {
+	for _, f := range failures {
+		if f.File == "" {
+			continue
+		}
+		stage.Annotate(ctx, forge.Annotation{
+			Level: forge.Error, File: filepath.Join(s.Dir, filepath.FromSlash(f.File)), Line: f.Line, Title: cmp.Or(f.Name, f.Package), Message: f.Message,
+		})
+	}
 }
 
 func testOptions(s Service) gotest.Options {

@@ -16,8 +16,13 @@ var kubeconfigSecret = regexp.MustCompile(`(?m)^[\s-]*(?:token|password|client-k
 
 // AddEnviron tells m of the secrets in an environment, each "NAME=value": by their variable's name, the logins in URLs, the
 // headers for a telemetry collector, and what is secret in the kubeconfig of KUBECONFIG_DATA. What only names a file, and
-// numbers and truth values, are none.
-func (m *Masker) AddEnviron(environ []string) {
+// numbers and truth values, are none. It returns those that are only a part of a variable, which a CI does not know.
+func (m *Masker) AddEnviron(environ []string) (parts []string) {
+	part := func(secret string) {
+		if m.Add(secret) {
+			parts = append(parts, secret)
+		}
+	}
 	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
 		switch {
@@ -25,41 +30,46 @@ func (m *Masker) AddEnviron(environ []string) {
 			m.Add(value)
 			if config, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(value), "")); err == nil {
 				for _, found := range kubeconfigSecret.FindAllSubmatch(config, -1) {
-					m.Add(string(found[1]))
+					part(string(found[1]))
 				}
 			}
 		case strings.HasPrefix(name, "OTEL_EXPORTER_OTLP_") && strings.HasSuffix(name, "HEADERS"):
 			for header := range strings.SplitSeq(value, ",") {
 				_, v, _ := strings.Cut(header, "=")
-				m.Add(strings.TrimSpace(v))
-				if plain, err := url.QueryUnescape(v); err == nil {
-					m.Add(strings.TrimSpace(plain))
+				part(strings.TrimSpace(v))
+				if plain, err := url.QueryUnescape(v); err == nil && plain != v {
+					part(strings.TrimSpace(plain))
 				}
 			}
 		case secretName.MatchString(name) && !innocent(value):
 			m.Add(value)
 		default:
-			m.addLogin(value)
+			for _, secret := range logins(value) {
+				part(secret)
+			}
 		}
 	}
+	return parts
 }
 
-// addLogin tells m of the password in a URL.
-func (m *Masker) addLogin(value string) {
-	if !strings.Contains(value, "://") || !strings.Contains(value, "@") {
-		return
+// logins returns the passwords, and tokens in place of one, in the URLs of a text.
+func logins(text string) []string {
+	if !strings.Contains(text, "://") || !strings.Contains(text, "@") {
+		return nil
 	}
-	for field := range strings.FieldsSeq(value) {
+	var secrets []string
+	for field := range strings.FieldsSeq(text) {
 		u, err := url.Parse(field)
 		if err != nil || u.User == nil {
 			continue
 		}
 		if password, ok := u.User.Password(); ok {
-			m.Add(password)
+			secrets = append(secrets, password)
 		} else if u.Scheme == "http" || u.Scheme == "https" {
-			m.Add(u.User.Username()) // a token alone
+			secrets = append(secrets, u.User.Username()) // a token alone
 		}
 	}
+	return secrets
 }
 
 // innocent says that a value is no secret whatever its variable is called.

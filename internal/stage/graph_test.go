@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/grimoire-build/grimoire/internal/forge"
 	"github.com/grimoire-build/grimoire/internal/report"
 	"github.com/grimoire-build/grimoire/internal/stage"
 )
@@ -136,7 +137,7 @@ func TestGraphOfStages(t *testing.T) {
 
 func limited(t *testing.T, limit int) (*stage.Pipeline, func() string) {
 	t.Helper()
-	return newPipeline(t, stage.Options{CI: true, Limit: limit})
+	return newPipeline(t, stage.Options{Forge: forge.Forge{CI: true}, Limit: limit})
 }
 
 // within fails the test where f hangs.
@@ -281,7 +282,7 @@ func TestDryRun(t *testing.T) {
 
 func TestSecretsAreMaskedEverywhere(t *testing.T) {
 	const secret = "s3cr3t-of-the-registry"
-	p, printed := newPipeline(t, stage.Options{CI: true, Environ: []string{"REGISTRY_PASS=" + secret}})
+	p, printed := newPipeline(t, stage.Options{Forge: forge.Forge{CI: true}, Environ: []string{"REGISTRY_PASS=" + secret}})
 	folder := t.TempDir()
 	p.Report(folder)
 	err := p.Run(t.Context(), "push", func(ctx context.Context) error {

@@ -17,6 +17,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/grimoire-build/grimoire/internal/atomicfile"
+	"github.com/grimoire-build/grimoire/internal/forge"
 	"github.com/grimoire-build/grimoire/internal/mask"
 	"github.com/grimoire-build/grimoire/internal/report"
 	"github.com/grimoire-build/grimoire/internal/timeline"
@@ -26,8 +27,8 @@ import (
 type Options struct {
 	// Out is where its story goes. Default: os.Stderr.
 	Out *os.File
-	// CI has the story told as JSON lines, else it is for people.
-	CI bool
+	// Forge is where the run is. In a CI its story is told as JSON lines, elsewhere it is for people.
+	Forge forge.Forge
 	// DryRun says what would run, in which order and why, and runs nothing.
 	DryRun bool
 	// Limit is how many stages run at once, without those that wait for others. Default: as many as there are processors.
@@ -36,13 +37,18 @@ type Options struct {
 	Targets []string
 	// NoTable leaves out the table of stages at the end.
 	NoTable bool
+	// Workspace is the folder of the checkout, which the forge's annotations are relative to.
+	Workspace string
+	// Warning is told with the first stage.
+	Warning error
 	// Environ is where secrets are looked for, each "NAME=value".
 	Environ []string
 }
 
-// FromEnvironment returns the options for this process: CI, DRY_RUN and PIPELINE_TABLE (off) in the environment, targets on the
-// command line.
+// FromEnvironment returns the options for this process: what the forge sets, CI, DRY_RUN and PIPELINE_TABLE (off) in the
+// environment, targets on the command line.
 func FromEnvironment() Options {
+	f, err := forge.Detect(os.Getenv)
 	dry, _ := strconv.ParseBool(os.Getenv("DRY_RUN"))
 	var targets []string
 	for _, arg := range os.Args[1:] {
@@ -51,11 +57,13 @@ func FromEnvironment() Options {
 		}
 	}
 	return Options{
-		CI:      os.Getenv("CI") != "",
-		DryRun:  dry,
-		Targets: targets,
-		NoTable: os.Getenv("PIPELINE_TABLE") == "off",
-		Environ: os.Environ(),
+		Forge:     f,
+		Warning:   err,
+		Workspace: os.Getenv("GITHUB_WORKSPACE"),
+		DryRun:    dry,
+		Targets:   targets,
+		NoTable:   os.Getenv("PIPELINE_TABLE") == "off",
+		Environ:   os.Environ(),
 	}
 }
 
@@ -68,7 +76,11 @@ type Pipeline struct {
 	start   time.Time
 	targets []string
 	table   bool
-	stops   stops
+	forge   forge.Forge
+	// workspace is the folder that annotations are relative to.
+	workspace string
+	warning   error
+	stops     stops
 
 	mu       sync.Mutex
 	turns    *sync.Cond // tells of turns that are given back
@@ -94,17 +106,22 @@ func New(o Options) *Pipeline {
 		o.Limit = runtime.NumCPU()
 	}
 	p := &Pipeline{
-		masker:  &mask.Masker{},
-		dryRun:  o.DryRun,
-		limit:   o.Limit,
-		start:   time.Now(),
-		targets: o.Targets,
-		table:   !o.NoTable,
-		stages:  map[string]*stage{},
+		masker:    &mask.Masker{},
+		dryRun:    o.DryRun,
+		limit:     o.Limit,
+		start:     time.Now(),
+		targets:   o.Targets,
+		table:     !o.NoTable,
+		forge:     o.Forge,
+		workspace: o.Workspace,
+		warning:   o.Warning,
+		stages:    map[string]*stage{},
 	}
 	p.turns = sync.NewCond(&p.mu)
-	p.masker.AddEnviron(o.Environ)
-	p.printer = newPrinter(o.Out, o.CI, p.masker)
+	for _, secret := range p.masker.AddEnviron(o.Environ) {
+		p.forge.Mask(o.Out, secret)
+	}
+	p.printer = newPrinter(o.Out, p.forge, p.masker)
 	return p
 }
 
@@ -121,6 +138,17 @@ func (p *Pipeline) begin(ctx context.Context, s *stage, cancel context.CancelCau
 		cancel(why)
 	}
 	p.stops.before(ctx, p.stop)
+}
+
+// warn tells, once, what was wrong with the options.
+func (p *Pipeline) warn(log zerolog.Logger) {
+	p.mu.Lock()
+	err := p.warning
+	p.warning = nil
+	p.mu.Unlock()
+	if err != nil {
+		log.Warn().Err(err).Msg("what the forge says of this run is not all known")
+	}
 }
 
 // stop ends all active stages.
@@ -271,8 +299,11 @@ func (p *Pipeline) Record() report.Run {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	run := report.Run{
-		Version: report.Version, Service: p.service, Commit: p.commit, Targets: p.targets,
+		Version: report.Version, Service: p.service, Commit: p.commit, Targets: p.targets, Forge: p.forge.Name, URL: p.forge.RunURL,
 		Start: p.start, End: time.Now(), Result: report.OK,
+	}
+	if run.Commit == "" {
+		run.Commit = p.forge.Commit[:min(12, len(p.forge.Commit))]
 	}
 	if p.dryRun {
 		run.Result = report.Planned
@@ -368,8 +399,14 @@ func (p *Pipeline) publish(over bool, log zerolog.Logger) {
 			}
 		}
 	}
-	if over {
-		p.account(run)
+	if !over {
+		return
+	}
+	p.account(run)
+	if !p.dryRun {
+		if err := p.forge.Summary(report.Markdown(run)); err != nil {
+			log.Warn().Err(err).Msg("the summary of this run could not be written")
+		}
 	}
 }
 
@@ -448,6 +485,34 @@ func (p *Pipeline) plan(ctx context.Context, s *stage, body func(context.Context
 
 // Result prints a line on stdout, which is kept for the results of targets.
 func Result(line string) error { return Default().printer.result(line) }
+
+// Output sets an output of the CI's step. On a laptop, and in a dry run, it does nothing.
+func Output(ctx context.Context, name, value string) {
+	p := Default()
+	if p.dryRun {
+		return
+	}
+	if err := p.forge.Output(name, value); err != nil {
+		zerolog.Ctx(ctx).Warn().Err(err).Msg("an output of this step could not be set")
+	}
+}
+
+// Annotate shows a message at a position in a file, where the forge can. The file is relative to the current folder.
+func Annotate(ctx context.Context, a forge.Annotation) {
+	p, s := Default(), current(ctx)
+	if s == nil {
+		return
+	}
+	if abs, err := filepath.Abs(a.File); err == nil && p.workspace != "" {
+		if rel, err := filepath.Rel(p.workspace, abs); err == nil && filepath.IsLocal(rel) {
+			a.File = filepath.ToSlash(rel)
+		}
+	}
+	p.forge.Annotate(records{s.lane}, a)
+}
+
+// Publish returns why this run may not push and deploy, nil where it may; see forge.Forge.Publish.
+func Publish(allowed bool) error { return Default().forge.Publish(allowed) }
 
 // DryRun reports whether stages only say what they would do.
 func DryRun() bool { return Default().dryRun }

@@ -12,13 +12,14 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/term"
 
+	"github.com/grimoire-build/grimoire/internal/forge"
 	"github.com/grimoire-build/grimoire/internal/mask"
 )
 
 // printer shares one output among stages that run at once. One lane at a time holds it and is written through, byte for
 // byte; the others are kept until their turn comes, so that stages never write into each other's lines.
 type printer struct {
-	ci       bool
+	forge    forge.Forge
 	terminal bool // somebody watches
 	colour   bool
 
@@ -30,6 +31,7 @@ type printer struct {
 	midLine bool    // the last byte written was no newline
 	last    *lane   // whose byte that was
 	live    bool    // the live line stands below what was written
+	group   func()  // ends the forge's group of the last lane's lines
 }
 
 // lane is the output of one stage.
@@ -43,10 +45,10 @@ type lane struct {
 	closed   bool
 }
 
-func newPrinter(out *os.File, ci bool, masker *mask.Masker) *printer {
-	terminal := term.IsTerminal(int(out.Fd())) && !ci && os.Getenv("TERM") != "dumb"
+func newPrinter(out *os.File, f forge.Forge, masker *mask.Masker) *printer {
+	terminal := term.IsTerminal(int(out.Fd())) && !f.CI && os.Getenv("TERM") != "dumb"
 	return &printer{
-		ci:       ci,
+		forge:    f,
 		terminal: terminal,
 		colour:   terminal && os.Getenv("NO_COLOR") == "",
 		raw:      out,
@@ -121,7 +123,9 @@ func (l *lane) close() {
 		l.parent.children--
 	}
 	if pr.last == l {
-		_ = pr.out.Flush()
+		pr.erase()
+		pr.endGroup()
+		pr.last = nil
 	}
 	if pr.holder != nil && pr.holder != l {
 		return
@@ -156,13 +160,26 @@ func (p *printer) print(l *lane, b []byte) {
 	p.erase()
 	// There is nobody to tell when stderr is gone.
 	if p.last != l {
-		_ = p.out.Flush()
-		if p.midLine {
-			_, _ = p.out.Write([]byte{'\n'})
+		p.endGroup()
+		if l != nil {
+			p.group = p.forge.Group(p.raw, l.name)
 		}
 	}
 	_, _ = p.out.Write(b)
 	p.midLine, p.last = b[len(b)-1] != '\n', l
+}
+
+// endGroup ends what the last lane has printed, and its group.
+func (p *printer) endGroup() {
+	_ = p.out.Flush()
+	if p.midLine {
+		_, _ = p.out.Write([]byte{'\n'})
+	}
+	p.midLine = false
+	if p.group != nil {
+		p.group()
+		p.group = nil
+	}
 }
 
 // show draws the live line below everything that was written, where somebody watches and no line is unfinished.
@@ -224,7 +241,7 @@ func (p *printer) logger(l *lane, name string) zerolog.Logger {
 		level = zerolog.DebugLevel
 	}
 	var w io.Writer = records{l}
-	if !p.ci {
+	if !p.forge.CI {
 		w = zerolog.ConsoleWriter{
 			Out:           records{l},
 			NoColor:       !p.colour,

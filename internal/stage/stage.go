@@ -161,6 +161,7 @@ func (p *Pipeline) Run(ctx context.Context, name string, body func(context.Conte
 	log := p.printer.logger(s.lane, name)
 	ctx = log.WithContext(context.WithValue(process.WithOutput(ctx, s.lane), stageKey{}, s))
 	ctx = process.WithObserver(ctx, s.observe)
+	p.warn(log)
 
 	p.end(ctx, s, p.perform(ctx, s, body, set), log)
 	return s.err

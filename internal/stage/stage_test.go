@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/grimoire-build/grimoire/internal/forge"
 	"github.com/grimoire-build/grimoire/internal/process"
 	"github.com/grimoire-build/grimoire/internal/report"
 	"github.com/grimoire-build/grimoire/internal/stage"
@@ -36,7 +37,7 @@ func newPipeline(t *testing.T, o stage.Options) (*stage.Pipeline, func() string)
 
 func pipeline(t *testing.T, ci bool) (*stage.Pipeline, func() string) {
 	t.Helper()
-	return newPipeline(t, stage.Options{CI: ci})
+	return newPipeline(t, stage.Options{Forge: forge.Forge{CI: ci}})
 }
 
 func read(t *testing.T, folder, file string) string {

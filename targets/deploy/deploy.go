@@ -26,16 +26,23 @@ import (
 // With ENVIRONMENT_REPOSITORY set it writes the digest into that git repository, commits and pushes. Else it applies the
 // manifests (DEPLOY_MANIFESTS, the folder deploy) to the cluster that KUBECONFIG_DATA, KUBECONFIG or ~/.kube/config names
 // (KUBE_CONTEXT chooses among several), server-side, and waits DEPLOY_TIMEOUT (5m) for the rollout. The same image a second
-// time changes nothing. The image is printed on stdout.
+// time changes nothing. The image is printed on stdout; with an environment repository the CI's step gets the output commit. In
+// a CI run for a pull request it is skipped unless ALLOW_PULL_REQUEST is true.
 func Deploy(ctx context.Context) error {
 	return targets.RunStage(ctx, "deploy",
 		func(ctx context.Context, s targets.Service) error {
+			if err := targets.Publish(s); err != nil {
+				return err
+			}
 			if s.Deploy.Environment != "" {
 				return byCommit(ctx, s)
 			}
 			return toCluster(ctx, s)
 		},
 		func(ctx context.Context, s targets.Service) (string, error) {
+			if err := targets.Publish(s); err != nil {
+				return "", err
+			}
 			if s.Deploy.Environment != "" {
 				_, err := targets.PushedImage(ctx, s)
 				return "write the image's digest into the environment repository, commit and push", err
@@ -156,6 +163,7 @@ func byCommit(ctx context.Context, s targets.Service) error {
 		log.Info().Str("commit", commit.Hash).Strs("files", commit.Files).Msg("committed to the environment repository")
 	}
 	stage.Made(ctx, commit.Hash)
+	stage.Output(ctx, "commit", commit.Hash)
 	return stage.Result(image)
 }
 

@@ -34,7 +34,7 @@ func init() {
 // without an engine. An image of this commit that the registry holds is not built again.
 //
 // The image is named REGISTRY_HOST/IMAGE_REPOSITORY:TAG, where the tag is 12 characters of the commit, with "-dirty" where
-// files differ from it. What was built is written to build/image.json.
+// files differ from it. What was built is written to build/image.json; the CI's step gets the output image.
 func Image(ctx context.Context) error {
 	return targets.RunStage(ctx, "image",
 		func(ctx context.Context, s targets.Service) error {
@@ -47,6 +47,7 @@ func Image(ctx context.Context) error {
 				return err
 			}
 			stage.Made(ctx, b.Reference)
+			stage.Output(ctx, "image", b.Reference)
 			if err := made.set(p, b); err != nil {
 				return err
 			}
@@ -78,7 +79,8 @@ func Image(ctx context.Context) error {
 
 // Push pushes the image to the registry REGISTRY_HOST and prints its reference by digest. What the registry holds already
 // is not pushed again. The login comes from REGISTRY_USER and REGISTRY_PASS, else from Docker's configuration and
-// its credential helpers; an image of uncommitted files is refused unless ALLOW_DIRTY is true.
+// its credential helpers; an image of uncommitted files is refused unless ALLOW_DIRTY is true. In a CI run for a pull request
+// it is skipped unless ALLOW_PULL_REQUEST is true. The CI's step gets the output digest.
 func Push(ctx context.Context) error {
 	return targets.RunStage(ctx, "push",
 		func(ctx context.Context, s targets.Service) error {
@@ -101,6 +103,7 @@ func Push(ctx context.Context) error {
 				return err
 			}
 			stage.Made(ctx, b.Digest)
+			stage.Output(ctx, "digest", b.Digest)
 			if err := made.set(p, b); err != nil {
 				return err
 			}
@@ -156,7 +159,9 @@ func newPlan(ctx context.Context, s targets.Service) (*plan, error) {
 	if s.Image.Registry == "" {
 		reference = strings.TrimPrefix(reference, noRegistry+"/")
 	}
-	stage.Describe("", tree.Tag())
+	if tree.Commit != "" {
+		stage.Describe("", tree.Tag())
+	}
 	return &plan{Service: s, module: modulePath, tree: tree, reference: reference, registry: docker.Registry{
 		Host:     s.Image.Registry,
 		Username: os.Getenv("REGISTRY_USER"),
@@ -166,6 +171,9 @@ func newPlan(ctx context.Context, s targets.Service) (*plan, error) {
 
 // mayPush refuses at once what could be refused only after a build.
 func (p *plan) mayPush() error {
+	if err := targets.Publish(p.Service); err != nil {
+		return err
+	}
 	switch {
 	case p.Image.Registry == "":
 		return errors.New("there is no registry to push to; set REGISTRY_HOST to its host, and REGISTRY_USER and REGISTRY_PASS to the login")
