@@ -176,11 +176,13 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	}
 
 	profile := filepath.Join(reports, CoverProfile)
+	unfinished := profile + ".tmp" // go test adds to it package by package
+	defer os.Remove(unfinished)
 	start := time.Now()
 	out := &sharedWriter{w: o.Output}
 	events := newReader(out, source)
 	var stderr bytes.Buffer
-	cmd := process.Command(ctx, "go", o.arguments(profile, race)...)
+	cmd := process.Command(ctx, "go", o.arguments(unfinished, race)...)
 	cmd.Dir, cmd.Env = o.Dir, o.Env
 	// What tests say comes as events; stderr is the go command's own.
 	cmd.Stdout, cmd.Stderr = events, io.MultiWriter(out, &stderr)
@@ -194,6 +196,9 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	reportErr := writeJUnit(filepath.Join(reports, JUnit), run, start, time.Since(start))
 	if ctx.Err() != nil {
 		return result, errors.Join(interrupted(run, runErr), reportErr)
+	}
+	if err := os.Rename(unfinished, profile); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return result, errors.Join(runErr, reportErr, err)
 	}
 	coverage, err := readCoverage(profile, source)
 	if err == nil {
