@@ -71,6 +71,9 @@ func (c *Client) Apply(ctx context.Context, objects []*Object, o ApplyOptions) (
 			return nil, fmt.Errorf("applying %s: %w", object.described(), err)
 		}
 	}
+	if err := refuseDuplicates(ordered); err != nil { // now that each has its namespace
+		return nil, err
+	}
 	var changes []Change
 	for _, object := range ordered {
 		change, err := run.apply(ctx, object)

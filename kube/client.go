@@ -1,15 +1,20 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/rs/zerolog"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -31,6 +36,8 @@ type Config struct {
 	Context string
 	// Namespace is for objects that do not name theirs. Default: the context's, then "default".
 	Namespace string
+
+	patience time.Duration // see impatient
 }
 
 // Client works on one cluster. It may be used by several goroutines.
@@ -69,26 +76,75 @@ func Connect(c Config) (*Client, error) {
 	if namespace == "" {
 		namespace = "default"
 	}
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return impatient{next, c.patience} })
 	config.QPS, config.Burst = requestsPerSecond, requestsAtOnce
 	config.UserAgent = "grimoire"
 	config.WarningHandlerWithContext = warnings{}
 	httpClient, err := rest.HTTPClientFor(config)
 	if err != nil {
-		return nil, fmt.Errorf("connecting to the cluster: %w", err)
+		return nil, fmt.Errorf("connecting to the cluster: %w", withoutLogins(err))
 	}
 	restConfig := dynamic.ConfigFor(config)
 	restConfig.GroupVersion = nil
 	restClient, err := rest.UnversionedRESTClientForConfigAndClient(restConfig, httpClient)
 	if err != nil {
-		return nil, fmt.Errorf("connecting to the cluster: %w", err)
+		return nil, fmt.Errorf("connecting to the cluster: %w", withoutLogins(err))
 	}
 	return &Client{
 		rest:      restClient,
 		dynamic:   dynamic.New(restClient),
-		host:      config.Host,
+		host:      urlLogin.ReplaceAllString(config.Host, "$1"),
 		namespace: namespace,
 		kinds:     make(map[schema.GroupVersion]kinds),
 	}, nil
+}
+
+// urlLogin is the login in a URL, up to the last @ of the word, since a password may hold what it should not.
+var urlLogin = regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*://)[^\s"]*@`)
+
+// withoutLogins strikes the logins of URLs out of an error.
+func withoutLogins(err error) error {
+	return &explainedError{text: urlLogin.ReplaceAllString(err.Error(), "$1"), err: err}
+}
+
+// silence is how long the API server may take to begin an answer. One to a watch begins at once too.
+const silence = time.Minute
+
+// impatient gives up on requests to which no answer begins.
+type impatient struct {
+	next     http.RoundTripper
+	patience time.Duration // silence where it is zero
+}
+
+// RoundTrip implements http.RoundTripper.
+func (i impatient) RoundTrip(req *http.Request) (*http.Response, error) {
+	patience := cmp.Or(i.patience, silence)
+	ctx, cancel := context.WithCancelCause(req.Context())
+	late := time.AfterFunc(patience, func() {
+		cancel(fmt.Errorf("%s does not answer for %s; look at the API server, and at what is between it and this machine", req.URL.Host, patience))
+	})
+	resp, err := i.next.RoundTrip(req.WithContext(ctx))
+	if !late.Stop() && err != nil && req.Context().Err() == nil {
+		return nil, context.Cause(ctx)
+	}
+	if err != nil {
+		cancel(nil)
+		return nil, err
+	}
+	resp.Body = &cancelled{resp.Body, cancel}
+	return resp, nil
+}
+
+// cancelled is a body that frees its request's context.
+type cancelled struct {
+	io.ReadCloser
+	cancel context.CancelCauseFunc
+}
+
+// Close implements io.Closer.
+func (c *cancelled) Close() error {
+	defer c.cancel(nil)
+	return c.ReadCloser.Close()
 }
 
 // load returns the connection and the context's namespace.
@@ -107,7 +163,7 @@ func (c Config) load() (*rest.Config, string, error) {
 	client := clientcmd.NewNonInteractiveClientConfig(*kubeconfig, name, &clientcmd.ConfigOverrides{}, nil)
 	config, err := client.ClientConfig()
 	if err != nil {
-		return nil, "", fmt.Errorf("the context %q of %s: %w", name, source, err)
+		return nil, "", fmt.Errorf("the context %q of %s: %w", name, source, withoutLogins(err))
 	}
 	return config, kubeconfig.Contexts[name].Namespace, nil
 }

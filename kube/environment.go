@@ -160,11 +160,11 @@ func (e Environment) commit(ctx context.Context, g *gitClone, r Release, wanted 
 	if err != nil || len(files) == 0 {
 		return Commit{Hash: base}, base, err
 	}
-	diff, err := g.diff(ctx)
+	diff, err := g.diff(ctx, files)
 	if err != nil {
 		return Commit{}, "", err
 	}
-	hash, err := g.commit(ctx, r.message())
+	hash, err := g.commit(ctx, r.message(), files)
 	return Commit{Hash: hash, Files: files, Diff: diff, Changed: true}, base, err
 }
 
@@ -253,6 +253,9 @@ func (e Environment) files(root *os.Root) ([]string, error) {
 	info, err := fs.Stat(root.FS(), from)
 	if err != nil {
 		return nil, missingPathError(root, from)
+	}
+	if target, err := root.Readlink(filepath.FromSlash(from)); err == nil {
+		return nil, fmt.Errorf("the path %q is a link to %q; name that", from, target)
 	}
 	if !info.IsDir() {
 		return []string{from}, nil

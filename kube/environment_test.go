@@ -238,12 +238,15 @@ func TestDeployErrors(t *testing.T) {
 	protected := bare(t, map[string]string{"pay.yaml": manifest("pay")})
 	require.NoError(t, os.WriteFile(filepath.Join(protected, "hooks", "pre-receive"), []byte("#!/bin/sh\necho only robots push here >&2\nexit 1\n"), 0o755))
 	empty := bare(t, nil)
+	elsewhere := bare(t, map[string]string{"pay.yaml": manifest("pay")})
+	git(t, elsewhere, "symbolic-ref", "HEAD", "refs/heads/master")
 	outside := filepath.Join(t.TempDir(), "outside.yaml")
 	require.NoError(t, os.WriteFile(outside, []byte(manifest("pay")), 0o600))
 	link := bare(t, nil)
 	work := t.TempDir()
 	git(t, "", "clone", "--quiet", link, work)
 	require.NoError(t, os.Symlink(outside, filepath.Join(work, "pay.yaml")))
+	require.NoError(t, os.Symlink("x.yaml", filepath.Join(work, "inside.yaml")))
 	require.NoError(t, os.WriteFile(filepath.Join(work, "x.yaml"), nil, 0o600))
 	git(t, work, "add", "--all")
 	git(t, work, "-c", "user.name=x", "-c", "user.email=x", "commit", "--quiet", "-m", "x")
@@ -264,6 +267,7 @@ func TestDeployErrors(t *testing.T) {
 		{"option as branch", kube.Environment{URL: repository, Branch: "--upload-pack=x"}, release("pay"), `"--upload-pack=x" is no name of a branch`},
 		{"option as URL", kube.Environment{URL: "--upload-pack=touch x"}, release("pay"), "does not exist"},
 		{"empty", kube.Environment{URL: empty}, release("pay"), "the repository is empty; commit the service's manifests to its branch main first"},
+		{"other branch", kube.Environment{URL: elsewhere}, release("pay"), `the repository has no branch "master"; push it, or name one of: main`},
 		{"empty with a branch", kube.Environment{URL: empty, Branch: "main"}, release("pay"), "the repository is empty; commit"},
 		{"no path", kube.Environment{URL: repository, Path: "prod/eu/west"}, release("pay"), `there is no "prod/eu/west" in it; in "prod" there is: redis.yaml, till.yaml; name one of these paths`},
 		{"no path at all", kube.Environment{URL: repository, Path: "x/y"}, release("pay"), `there is no "x/y" in it; in "." there is: bad, docs, prod; name`},
@@ -275,6 +279,7 @@ func TestDeployErrors(t *testing.T) {
 		{"image in a block", kube.Environment{URL: repository, Path: "bad"}, release("pay"), "bad/x.yaml:2: document 1: the value is written over several lines"},
 		{"link that leads out", kube.Environment{URL: link}, release("pay"), "nothing uses an image"},
 		{"link that leads out, by name", kube.Environment{URL: link, Path: "pay.yaml"}, release("pay"), `there is no "pay.yaml" in it`},
+		{"link, by name", kube.Environment{URL: link, Path: "inside.yaml"}, release("pay"), `the path "inside.yaml" is a link to "x.yaml"; name that`},
 		{"protected branch", kube.Environment{URL: protected}, release("pay"), "only robots push here"},
 		{"protected branch, the cure", kube.Environment{URL: protected}, release("pay"), "; the server does not let this login push to the branch"},
 		{"image by tag", kube.Environment{URL: repository}, kube.Release{Service: "pay", Image: "x/pay:v1"}, "is not an image by digest"},
@@ -400,6 +405,25 @@ func TestDeployWithLogin(t *testing.T) {
 		_, err := kube.Environment{URL: url}.Deploy(t.Context(), release("pay"))
 		require.ErrorContains(t, err, "the login is refused")
 	})
+	for _, url := range []string{"oauth2:s3cret@example.org/x", "ci:s3cret@example.org:x"} {
+		t.Run(url, func(t *testing.T) {
+			_, err := kube.Environment{URL: url}.Deploy(t.Context(), release("pay"))
+			require.ErrorContains(t, err, "looks like a URL with a login and without a scheme; write it with https://")
+			assert.NotContains(t, err.Error(), "s3cret")
+		})
+	}
+	t.Run("moved", func(t *testing.T) {
+		told := ""
+		other := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { told += r.Header.Get("Authorization") }))
+		defer other.Close()
+		moved := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, strings.Replace(other.URL, "127.0.0.1", "localhost", 1)+r.URL.RequestURI(), http.StatusFound)
+		}))
+		defer moved.Close()
+		_, err := kube.Environment{URL: withUser(moved.URL+"/env.git", "ci:s3cret")}.Deploy(t.Context(), release("pay"))
+		require.ErrorContains(t, err, "the repository is elsewhere, and the login goes to no other address than its URL's")
+		assert.Empty(t, told, "the login has gone to another host")
+	})
 	for _, url := range []string{"https://ci:s3cret/@example.org/x", "https://ci:s3%zzcret@example.org/x", "https://ci:1#s3cret@example.org/x", "https://x/y?token=s3cret"} {
 		t.Run(url, func(t *testing.T) {
 			_, err := kube.Environment{URL: url}.Deploy(t.Context(), release("pay"))
@@ -407,6 +431,17 @@ func TestDeployWithLogin(t *testing.T) {
 			assert.NotContains(t, err.Error(), "cret")
 		})
 	}
+}
+
+// Git takes a file for changed whose line ends are not as its attributes want them.
+func TestDeployCommitsNothingElse(t *testing.T) {
+	isolate(t)
+	repository := bare(t, map[string]string{"pay.yaml": manifest("pay"), "other.txt": "by hand\r\n"})
+	commitTo(t, repository, "main", map[string]string{".gitattributes": "*.txt text\n"})
+	commit, err := kube.Environment{URL: repository}.Deploy(t.Context(), release("pay"))
+	require.NoError(t, err)
+	assert.Equal(t, "pay.yaml", git(t, repository, "diff", "--name-only", "main~1", "main"))
+	assert.NotContains(t, commit.Diff, "other.txt")
 }
 
 // Somebody else pushes after the clone and before the push.

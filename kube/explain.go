@@ -2,13 +2,13 @@ package kube
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
-	"net/url"
 	"strings"
+	"syscall"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -23,6 +23,8 @@ func (c *Client) explain(ctx context.Context, err error, verb string, r resource
 	switch {
 	case apierrors.IsUnauthorized(err):
 		return fmt.Errorf("%s refuses the login: %w; renew the credentials in the kubeconfig", c.host, err)
+	case strings.Contains(err.Error(), "getting credentials: exec: executable"):
+		return fmt.Errorf("%w; install what the kubeconfig gets the login from, or add its folder to PATH", err)
 	case isDenied(err):
 		return fmt.Errorf("%w; let the login %s %s%s", err, verb, r, inNamespace(r, namespace))
 	case isMissingNamespace(err):
@@ -32,7 +34,7 @@ func (c *Client) explain(ctx context.Context, err error, verb string, r resource
 	case apierrors.IsInvalid(err) && strings.Contains(err.Error(), "immutable"):
 		return fmt.Errorf("%w; delete the live object first, or give the new one another name", err)
 	default:
-		return err
+		return withoutLogins(err)
 	}
 }
 
@@ -132,11 +134,21 @@ func mayPass(err error) bool {
 	}
 }
 
-// isBroken reports whether a request failed on its way. All requests here mean the same when they arrive twice. A name that
-// does not exist and a certificate that is not trusted stay as they are.
+// isBroken reports whether a request failed on its way, in a manner that may pass. All requests here mean the same when they
+// arrive twice.
 func isBroken(err error) bool {
-	var transport *url.Error
-	var certificate *tls.CertificateVerificationError
+	for _, how := range []error{syscall.ECONNRESET, syscall.ECONNREFUSED, syscall.EPIPE, io.ErrUnexpectedEOF, io.EOF, net.ErrClosed} {
+		if errors.Is(err, how) {
+			return true
+		}
+	}
+	if text := err.Error(); strings.Contains(text, "http2: client connection lost") || strings.Contains(text, "GOAWAY") || strings.Contains(text, "stream error") {
+		return true
+	}
 	var name *net.DNSError
-	return errors.As(err, &transport) && !errors.As(err, &certificate) && !(errors.As(err, &name) && name.IsNotFound)
+	if errors.As(err, &name) {
+		return name.IsTemporary || name.IsTimeout
+	}
+	var network net.Error
+	return errors.As(err, &network) && network.Timeout()
 }

@@ -64,7 +64,10 @@ func parseRemote(raw string) (remote, error) {
 
 // localRemote is a path, or what ssh calls "user@host:path".
 func localRemote(raw string) (remote, error) {
-	host, _, ok := strings.Cut(raw, ":")
+	host, rest, ok := strings.Cut(raw, ":")
+	if login, _, _ := strings.Cut(rest, "/"); ok && !strings.ContainsAny(host, `/\@`) && strings.Contains(login, "@") {
+		return remote{}, errors.New("the environment's repository looks like a URL with a login and without a scheme; write it with https://")
+	}
 	if ok && !strings.ContainsAny(host, `/\`) && len(host) > 1 { // one letter is a drive
 		return remote{url: raw, shown: raw}, nil
 	}
@@ -108,12 +111,10 @@ func clone(ctx context.Context, remote remote, branch, dir string) (*gitClone, e
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		return nil, errEmptyRepository
+		return nil, g.missingBranchError(ctx)
 	}
 	return g, nil
 }
-
-var errEmptyRepository = errors.New("the repository is empty; commit the service's manifests to its branch main first")
 
 func (g *gitClone) explainClone(ctx context.Context, err error) error {
 	text := err.Error()
@@ -139,7 +140,7 @@ func (g *gitClone) missingBranchError(ctx context.Context) error {
 		}
 	}
 	if len(branches) == 0 {
-		return errEmptyRepository
+		return errors.New("the repository is empty; commit the service's manifests to its branch main first")
 	}
 	return fmt.Errorf("the repository has no branch %q; push it, or name one of: %s", g.branch, strings.Join(branches, ", "))
 }
@@ -162,14 +163,18 @@ func (g *gitClone) reset(ctx context.Context) error {
 	return err
 }
 
-func (g *gitClone) diff(ctx context.Context) (string, error) {
-	cmd := g.command(ctx, "diff", "--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
+// diff shows what has changed in files. Git may take others for changed, whose line ends are not as their attributes want them.
+func (g *gitClone) diff(ctx context.Context, files []string) (string, error) {
+	args := []string{"diff", "--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/", "--"}
+	cmd := g.command(ctx, append(args, files...)...)
 	out, err := g.run(ctx, cmd)
 	return string(out), err
 }
 
-func (g *gitClone) commit(ctx context.Context, message string) (string, error) {
-	cmd := g.command(ctx, "commit", "--quiet", "--all", "--no-verify", "--no-gpg-sign", "--cleanup=verbatim", "--file=-")
+// commit commits what has changed in files, and nothing else.
+func (g *gitClone) commit(ctx context.Context, message string, files []string) (string, error) {
+	args := []string{"commit", "--quiet", "--only", "--no-verify", "--no-gpg-sign", "--cleanup=verbatim", "--file=-", "--"}
+	cmd := g.command(ctx, append(args, files...)...)
 	cmd.Stdin = strings.NewReader(message)
 	if _, err := g.run(ctx, cmd); err != nil {
 		return "", err
@@ -282,6 +287,10 @@ var gitCures = []struct {
 		"there is no such repository, or this login may not see it: mend the URL",
 	},
 	{
+		[]string{"error: 301", "error: 302", "error: 303", "error: 307", "error: 308"},
+		"the repository is elsewhere, and the login goes to no other address than its URL's: set the URL to the new one",
+	},
+	{
 		[]string{"protected branch", "hook declined"},
 		"the server does not let this login push to the branch: allow it there, or name another branch",
 	},
@@ -292,7 +301,10 @@ var localVariables = []string{"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT
 	"GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_NAMESPACE", "GIT_PREFIX", "GIT_SHALLOW_FILE", "GIT_GRAFT_FILE",
 	"GIT_QUARANTINE_PATH", "GIT_TEMPLATE_DIR", "GIT_CONFIG", "GIT_EXTERNAL_DIFF"}
 
-// environment returns the variables for git: no questions, no hooks, no signatures, nothing that goes on in the background, and
+// slowest and slowestFor end a transfer from a server that has stopped to send: bytes a second, for so many seconds.
+const slowest, slowestFor = "1", "60"
+
+// environment returns the variables for git: no questions at the terminal, no hooks, no signatures, nothing that goes on in the background, and
 // the login where no argument shows it.
 func (g *gitClone) environment(ctx context.Context) []string {
 	config := [][2]string{
@@ -302,9 +314,12 @@ func (g *gitClone) environment(ctx context.Context) []string {
 		{"maintenance.auto", "false"},
 		{"submodule.recurse", "false"},
 		{"push.followTags", "false"},
+		{"http.lowSpeedLimit", slowest},
+		{"http.lowSpeedTime", slowestFor},
 	}
 	if g.remote.header != "" {
-		config = append(config, [2]string{"http." + g.remote.url + ".extraHeader", g.remote.header})
+		// Git would send the header on to wherever it is redirected.
+		config = append(config, [2]string{"http." + g.remote.url + ".extraHeader", g.remote.header}, [2]string{"http.followRedirects", "false"})
 	}
 	env := slices.DeleteFunc(process.Env(), func(variable string) bool {
 		name, _, _ := strings.Cut(variable, "=")
@@ -316,7 +331,7 @@ func (g *gitClone) environment(ctx context.Context) []string {
 		env = append(env, "GIT_CONFIG_KEY_"+n+"="+c[0], "GIT_CONFIG_VALUE_"+n+"="+c[1])
 	}
 	env = append(env, "GIT_CONFIG_COUNT="+strconv.Itoa(count+len(config)),
-		"GIT_TERMINAL_PROMPT=0", "GCM_INTERACTIVE=never", "LC_ALL=C", "GIT_LFS_SKIP_SMUDGE=1")
+		"GIT_TERMINAL_PROMPT=0", "GIT_LITERAL_PATHSPECS=1", "GCM_INTERACTIVE=never", "LC_ALL=C", "GIT_LFS_SKIP_SMUDGE=1")
 	return append(env, g.sshEnvironment(ctx)...)
 }
 
