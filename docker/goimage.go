@@ -100,10 +100,18 @@ func buildGo(ctx context.Context, o GoOptions) (v1.Image, error) {
 	if platform.OS != "linux" {
 		return nil, fmt.Errorf("platform %s is not Linux; name one like linux/arm64", platform)
 	}
+	if platform.Architecture == "arm" && platform.Variant == "" {
+		platform.Variant = "v7" // as the binary will be, and as the image has to say
+	}
 	env, err := goEnvironment(platform)
 	if err != nil {
 		return nil, err
 	}
+	kept, err := ownSettings(ctx)
+	if err != nil {
+		return nil, err
+	}
+	env = append(env, kept...)
 	compiler := &goCommand{dir: o.Dir, env: env}
 	commands, err := compiler.commands(ctx, o.Packages)
 	if err != nil {
@@ -320,17 +328,16 @@ type mainPackage struct {
 func goEnvironment(platform *v1.Platform) ([]string, error) {
 	env := []string{
 		"CGO_ENABLED=0", "GOOS=" + platform.OS, "GOARCH=" + platform.Architecture,
-		// Cleared. An empty variable would give way to the file of `go env -w`, so it says what is said anyway.
-		"GOFLAGS=-trimpath",
+		// Without the file of `go env -w`, an empty variable is the default.
+		"GOENV=off", "GOFLAGS=", "GOEXPERIMENT=", "GOFIPS140=off",
+		"GO386=", "GOMIPS=", "GOMIPS64=", "GOPPC64=", "GORISCV64=",
 	}
 	wrong := fmt.Errorf("platform %s: Go knows no such variant", platform)
 	switch variant := platform.Variant; platform.Architecture {
 	case "amd64":
 		return append(env, "GOAMD64="+cmp.Or(variant, "v1")), nil
 	case "arm":
-		if variant == "" {
-			variant = "v7"
-		}
+		variant = cmp.Or(variant, "v7")
 		if !slices.Contains([]string{"v5", "v6", "v7"}, variant) {
 			return nil, wrong
 		}
@@ -346,6 +353,26 @@ func goEnvironment(platform *v1.Platform) ([]string, error) {
 		}
 		return env, nil
 	}
+}
+
+// ownSettings are those of the user's that say where modules come from, and where the caches are. They decide on no byte, and
+// would be lost with the file of `go env -w`.
+func ownSettings(ctx context.Context) ([]string, error) {
+	names := []string{"GOAUTH", "GOCACHE", "GOINSECURE", "GOMODCACHE", "GONOPROXY", "GONOSUMDB", "GOPRIVATE", "GOPROXY", "GOSUMDB", "GOTOOLCHAIN", "GOVCS"}
+	cmd := process.Command(ctx, "go", append([]string{"env", "-json"}, names...)...)
+	out, err := process.Capture(ctx, cmd)
+	if err != nil {
+		return nil, fmt.Errorf("asking for Go's settings: %w", err)
+	}
+	values := map[string]string{}
+	if err := json.Unmarshal(out, &values); err != nil {
+		return nil, fmt.Errorf("reading Go's settings: %w", err)
+	}
+	var env []string
+	for _, name := range names {
+		env = append(env, name+"="+values[name])
+	}
+	return env, nil
 }
 
 // commands returns the main packages that the patterns match, in the patterns' order, each with its binary's name.

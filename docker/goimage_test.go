@@ -146,7 +146,7 @@ func TestBuildGoIsReproducible(t *testing.T) {
 		umask          int
 	}{
 		{dir: "a", zone: "UTC", umask: 0o022},
-		{dir: "another/and/longer", zone: "Asia/Tokyo", env: "GOFLAGS=-tags=other GOAMD64=v3 CGO_ENABLED=1 GOOS=windows LANG=de_DE.UTF-8 USER=bob", umask: 0o077},
+		{dir: "another/and/longer", zone: "Asia/Tokyo", env: "GOFLAGS=-tags=other GOAMD64=v3 CGO_ENABLED=1 GOOS=windows LANG=de_DE.UTF-8 USER=bob GOFIPS140=latest GOEXPERIMENT=nodwarf5 GOENV=written", umask: 0o077},
 	}
 	var digests []string
 	for _, test := range tests {
@@ -158,6 +158,10 @@ func TestBuildGoIsReproducible(t *testing.T) {
 			t.Setenv("TZ", test.zone)
 			for variable := range strings.FieldsSeq(test.env) {
 				name, value, _ := strings.Cut(variable, "=")
+				if name == "GOENV" { // as by go env -w
+					value = filepath.Join(t.TempDir(), value)
+					require.NoError(t, os.WriteFile(value, []byte("GOFIPS140=latest\nGOAMD64=v2\nGOFLAGS=-tags=other\n"), 0o600))
+				}
 				t.Setenv(name, value)
 			}
 			old := syscall.Umask(test.umask)
@@ -178,6 +182,15 @@ func TestBuildGoIsReproducible(t *testing.T) {
 	}
 	require.Len(t, digests, 2)
 	assert.Equal(t, digests[0], digests[1])
+}
+
+func TestBuildGoNamesTheVariant(t *testing.T) {
+	temporary(t)
+	img, err := BuildGo(t.Context(), GoOptions{Dir: module(t, t.TempDir()), Packages: []string{"./cmd/api"}, Platform: "linux/arm"})
+	require.NoError(t, err)
+	config, err := img.ConfigFile()
+	require.NoError(t, err)
+	assert.Equal(t, "linux/arm/v7", config.Platform().String(), "which is what the binary is for")
 }
 
 func TestBuildGoForAnotherPlatform(t *testing.T) {
@@ -349,6 +362,7 @@ func TestBuildGoCancelled(t *testing.T) {
 	bin := t.TempDir()
 	// A compiler that says it has begun, and leaves a file behind when it is killed.
 	script := `#!/bin/sh
+if [ "$1" = env ]; then echo '{}'; exit; fi
 if [ "$1" = list ]; then echo '{"ImportPath":"example.org/slow","Name":"main"}'; exit; fi
 echo half > "${GOTMPDIR:-$TMPDIR}/half"
 echo begun >&2

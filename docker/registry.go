@@ -40,7 +40,8 @@ type Registry struct {
 	Password string `json:"-"`
 	// Insecure allows plain HTTP with Host. Hosts on the loopback interface and in private networks may always speak it.
 	Insecure bool
-	// Transport reaches the registries; default remote.DefaultTransport, which knows the system's certificates and proxies.
+	// Transport reaches the registries; default one that knows the system's certificates and
+	// proxies, and gives up after a minute without an answer.
 	Transport http.RoundTripper
 	// Backoff holds the waits before a request is tried again after a broken connection, 429 or 5xx, and so how often.
 	// Default: half a second, 1 s, 2 s, 4 s.
@@ -174,7 +175,22 @@ func (s *session) transport() http.RoundTripper {
 	if s.registry.Transport != nil {
 		return s.registry.Transport
 	}
-	return remote.DefaultTransport
+	return patient()
+}
+
+// silence is how long a registry may take to begin its answer once it has the whole request.
+const silence = time.Minute
+
+var patient = sync.OnceValue(func() http.RoundTripper { return withSilence(silence) })
+
+func withSilence(d time.Duration) http.RoundTripper {
+	transport, ok := remote.DefaultTransport.(*http.Transport)
+	if !ok {
+		return remote.DefaultTransport
+	}
+	transport = transport.Clone()
+	transport.ResponseHeaderTimeout = d
+	return transport
 }
 
 // get asks for the manifest itself. A HEAD request would do for its digest, but is answered without the reason where it

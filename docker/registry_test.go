@@ -377,6 +377,19 @@ func TestRegistryFailures(t *testing.T) {
 	}
 }
 
+func TestSilentRegistryIsGivenUpOn(t *testing.T) {
+	silent := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/v2/" {
+			<-r.Context().Done()
+		}
+	}))
+	defer silent.Close()
+	r := Registry{Transport: withSilence(50 * time.Millisecond), Backoff: []time.Duration{}}
+	_, err := r.Digest(t.Context(), silent.Listener.Addr().String()+"/shop/pay:1")
+	require.ErrorContains(t, err, "did not answer")
+	require.ErrorContains(t, err, "timeout awaiting response headers")
+}
+
 func TestRegistryOverTLS(t *testing.T) {
 	cleanEnvironment(t)
 	server := httptest.NewTLSServer(gated(basic("bob", "hunter2")))

@@ -13,8 +13,10 @@ import (
 	"io/fs"
 	"log"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 
@@ -83,6 +85,10 @@ func (s *server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		s.registry.ServeHTTP(w, req)
 		return
 	}
+	if !named(repository, reference) {
+		http.Error(w, `{"errors":[{"code":"NAME_INVALID","message":"that is no name of an image"}]}`, http.StatusBadRequest)
+		return
+	}
 	content, err := io.ReadAll(http.MaxBytesReader(w, req.Body, manifestLimit))
 	if err != nil {
 		http.Error(w, "reading the manifest: "+err.Error(), http.StatusBadRequest)
@@ -104,6 +110,16 @@ func (s *server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	answer.send(w)
+}
+
+// Source: https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pulling-manifests
+var (
+	repositoryName = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
+	referenceName  = regexp.MustCompile(`^([a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}|[a-z0-9]+:[0-9a-f]{32,})$`)
+)
+
+func named(repository, reference string) bool {
+	return repositoryName.MatchString(repository) && referenceName.MatchString(reference)
 }
 
 // manifestOf splits /v2/REPOSITORY/manifests/REFERENCE.
@@ -169,7 +185,8 @@ func (s *server) file(repository, reference string) string {
 }
 
 // replay gives the registry beneath every manifest again. It refuses an index before the manifests that the index lists,
-// so what is refused is tried once more after the others.
+// so what is refused is tried once more after the others. An index of which a manifest has been deleted stays refused; its
+// file is left alone.
 func (s *server) replay() error {
 	files, err := filepath.Glob(filepath.Join(s.manifests, "*.json"))
 	if err != nil {
@@ -187,7 +204,7 @@ func (s *server) replay() error {
 			}
 		}
 		if len(refused) == len(files) {
-			return fmt.Errorf("the manifest %s is not accepted again; remove that file", refused[0])
+			return nil
 		}
 		files = refused
 	}
@@ -203,14 +220,15 @@ func (s *server) replayFile(file string) (accepted bool, err error) {
 	if err := json.Unmarshal(content, &m); err != nil {
 		return false, fmt.Errorf("reading the manifest %s: %w; remove that file", file, err)
 	}
-	if m.Repository == "" || m.Reference == "" {
+	if !named(m.Repository, m.Reference) {
 		return false, fmt.Errorf("reading the manifest %s: it names no image; remove that file", file)
 	}
-	req, err := http.NewRequest(http.MethodPut, "/v2/"+m.Repository+"/manifests/"+m.Reference, bytes.NewReader(m.Content))
-	if err != nil {
-		return false, fmt.Errorf("reading the manifest %s: %w; remove that file", file, err)
+	req := &http.Request{
+		Method: http.MethodPut,
+		URL:    &url.URL{Path: "/v2/" + m.Repository + "/manifests/" + m.Reference},
+		Header: http.Header{"Content-Type": {m.ContentType}},
+		Body:   io.NopCloser(bytes.NewReader(m.Content)),
 	}
-	req.Header.Set("Content-Type", m.ContentType)
 	answer := &answer{header: http.Header{}}
 	s.registry.ServeHTTP(answer, req)
 	return answer.status == http.StatusCreated, nil

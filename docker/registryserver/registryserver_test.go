@@ -88,6 +88,37 @@ func TestNamesLeadNowhere(t *testing.T) {
 	assert.Len(t, entries, 1)
 }
 
+func TestOddNamesAreRefused(t *testing.T) {
+	dir := t.TempDir()
+	server := start(t, dir)
+	for _, path := range []string{"/v2//manifests/t", "/v2/a/manifests/", "/v2/a%0Ab/manifests/t", "/v2/a%25zz/manifests/t", "/v2/A/manifests/t"} {
+		req, err := http.NewRequest(http.MethodPut, server.URL+path, strings.NewReader(`{}`))
+		require.NoError(t, err)
+		resp, err := server.Client().Do(req)
+		require.NoError(t, err)
+		resp.Body.Close()
+		assert.Equal(t, http.StatusBadRequest, resp.StatusCode, path)
+	}
+	server.Close()
+	start(t, dir) // it opens again
+}
+
+// A manifest that an index lists may be deleted.
+func TestIndexWithAHoleOpensAgain(t *testing.T) {
+	dir := t.TempDir()
+	server := start(t, dir)
+	index, err := random.Index(10, 1, 2)
+	require.NoError(t, err)
+	require.NoError(t, remote.WriteIndex(reference(t, server, "shop/all:1"), index))
+	manifest, err := index.IndexManifest()
+	require.NoError(t, err)
+	require.NoError(t, remote.Delete(reference(t, server, "shop/all@"+manifest.Manifests[0].Digest.String())))
+	server.Close()
+	server = start(t, dir)
+	_, err = remote.Get(reference(t, server, "shop/all@"+manifest.Manifests[1].Digest.String()))
+	assert.NoError(t, err)
+}
+
 func TestLargeManifestIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	server := start(t, dir)
