@@ -47,25 +47,27 @@ func Publish(s Service) error {
 }
 
 // RunStage is Stage for a body that works on the service: it gets the settings, and what is wrong with them is the stage's
-// error. In a dry run plan is called in place of it.
+// error. In a dry run plan is called in place of it, where there is one.
 func RunStage(ctx context.Context, name string, body func(context.Context, Service) error, plan func(context.Context, Service) (string, error)) error {
-	return Stage(ctx, name,
-		func(ctx context.Context) error {
-			s, err := Current()
-			if err != nil {
-				return err
-			}
-			stage.Report(filepath.Join(s.Dir, s.Build))
-			stage.Describe(s.Name, "")
-			return body(ctx, s)
-		},
-		Plan(func(ctx context.Context) (string, error) {
+	var options []stage.Option
+	if plan != nil {
+		options = append(options, Plan(func(ctx context.Context) (string, error) {
 			s, err := Current()
 			if err != nil {
 				return "", err
 			}
 			return plan(ctx, s)
 		}))
+	}
+	return Stage(ctx, name, func(ctx context.Context) error {
+		s, err := Current()
+		if err != nil {
+			return err
+		}
+		stage.Report(filepath.Join(s.Dir, s.Build))
+		stage.Describe(s.Name, "")
+		return body(ctx, s)
+	}, options...)
 }
 
 func init() {

@@ -31,9 +31,9 @@ import (
 // Noop does nothing.
 func Noop(context.Context) error { return nil }
 
-// Stage does nothing, as a stage.
+// Stage does nothing, as a stage with the service's settings and reports.
 func Stage(ctx context.Context) error {
-	return targets.Stage(ctx, "stage", func(context.Context) error { return nil })
+	return targets.RunStage(ctx, "stage", func(context.Context, targets.Service) error { return nil }, nil)
 }
 `
 

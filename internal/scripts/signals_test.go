@@ -36,6 +36,13 @@ func Slow(ctx context.Context) error {
 		return process.Run(ctx, process.Command(ctx, "sh", "-c", "sleep 1000 & echo PIDS $$ $!; wait"))
 	})
 }
+
+// Deaf does not care for SIGTERM.
+func Deaf(ctx context.Context) error {
+	return targets.Stage(ctx, "deaf", func(ctx context.Context) error {
+		return process.Run(ctx, process.Command(ctx, "sh", "-c", "trap '' TERM; (trap '' TERM; sleep 1000) & echo PIDS $$ $!; while :; do wait; done"))
+	})
+}
 `
 
 // TestSignals ends a run in every way there is, and looks for what is left of it.
@@ -163,4 +170,42 @@ func processes(t *testing.T) map[int]running {
 		all[pid] = p
 	}
 	return all
+}
+
+// TestSecondSignal sees to it that nobody has to wait for what does not end politely.
+func TestSecondSignal(t *testing.T) {
+	dir, err := os.MkdirTemp(".", "_magefile-")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "magefile.go"), []byte(slow), 0o644))
+	bin := filepath.Join(t.TempDir(), "mage")
+	out, err := exec.Command("go", "build", "-o", bin, "github.com/magefile/mage").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+
+	cmd := exec.Command(bin, "-d", dir, "deaf")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	stderr, err := os.Create(filepath.Join(t.TempDir(), "stderr"))
+	require.NoError(t, err)
+	defer stderr.Close()
+	cmd.Stdout, cmd.Stderr = stderr, stderr
+	require.NoError(t, cmd.Start())
+	pids := waitForPIDs(t, stderr.Name())
+	magefile := children(t, cmd.Process.Pid)
+	require.Len(t, magefile, 1)
+	for range 2 {
+		time.Sleep(200 * time.Millisecond)
+		require.NoError(t, syscall.Kill(magefile[0], syscall.SIGINT))
+	}
+	start := time.Now()
+	err = cmd.Wait()
+	assert.Less(t, time.Since(start), 2*time.Second, "the grace period is over at the second signal")
+	var exit *exec.ExitError
+	require.ErrorAs(t, err, &exit)
+	assert.Equal(t, 130, exit.ExitCode())
+	for _, pid := range pids {
+		assert.Eventually(t, func() bool {
+			p, there := processes(t)[pid]
+			return !there || strings.HasPrefix(p.state, "Z")
+		}, 2*time.Second, 50*time.Millisecond, "process %d is still there", pid)
+	}
 }

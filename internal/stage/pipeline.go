@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -49,7 +48,6 @@ type Options struct {
 // environment, targets on the command line.
 func FromEnvironment() Options {
 	f, err := forge.Detect(os.Getenv)
-	dry, _ := strconv.ParseBool(os.Getenv("DRY_RUN"))
 	var targets []string
 	for _, arg := range os.Args[1:] {
 		if !strings.HasPrefix(arg, "-") {
@@ -60,11 +58,16 @@ func FromEnvironment() Options {
 		Forge:     f,
 		Warning:   err,
 		Workspace: os.Getenv("GITHUB_WORKSPACE"),
-		DryRun:    dry,
+		DryRun:    isDry(os.Getenv("DRY_RUN")),
 		Targets:   targets,
 		NoTable:   os.Getenv("PIPELINE_TABLE") == "off",
 		Environ:   os.Environ(),
 	}
+}
+
+// isDry takes whatever does not clearly say no for a yes: who sets DRY_RUN does not want anything to happen.
+func isDry(value string) bool {
+	return !slices.Contains([]string{"", "0", "f", "false", "n", "no", "off"}, strings.ToLower(strings.TrimSpace(value)))
 }
 
 // Pipeline holds the stages of a run.
@@ -91,7 +94,7 @@ type Pipeline struct {
 	order    []*stage // in which they were asked for
 	active   int      // how many have been asked for and have not ended
 	showing  bool     // the live line is kept
-	broken   string   // the first outermost stage that failed
+	broken   string   // the first outermost stage that failed, and how
 	folders  []string // where the reports go
 	service  string
 	commit   string
@@ -162,7 +165,7 @@ func (p *Pipeline) stop(why *Stopped) {
 	}
 }
 
-// failed returns the name of the first outermost stage that failed, empty where none did.
+// failed says which outermost stage failed first, and how; empty where none did.
 func (p *Pipeline) failed() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -255,14 +258,17 @@ func (p *Pipeline) end(ctx context.Context, s *stage, err error, log zerolog.Log
 // breakOff notes that s has failed and ends the stages beside it, which no longer matter: what needed them both cannot run.
 func (p *Pipeline) breakOff(s *stage, result report.Result) {
 	if s.parent == nil && p.broken == "" {
-		p.broken = s.record.Name
+		p.broken = s.record.Name + " failed"
+		if result == report.Stopped {
+			p.broken = s.record.Name + " was stopped"
+		}
 	}
 	if result == report.Stopped {
 		return
 	}
 	for _, beside := range p.order {
 		if beside != s && beside.parent == s.parent && !beside.ended() {
-			beside.cancel(&noLongerNeeded{s.record.Name})
+			beside.cancel(&noLongerNeeded{s.record.Name + " failed"})
 		}
 	}
 }
@@ -328,7 +334,7 @@ func (p *Pipeline) Record() report.Run {
 	for _, name := range p.requested() {
 		if p.stages[name] == nil && isKnown(name) {
 			run.Stages = append(run.Stages, report.Stage{
-				Name: name, Start: run.End, End: run.End, Result: report.Skipped, Reason: "it did not begin, since " + p.broken + " failed",
+				Name: name, Start: run.End, End: run.End, Result: report.Skipped, Reason: "it did not begin, since " + p.broken,
 			})
 		}
 	}

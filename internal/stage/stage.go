@@ -67,9 +67,9 @@ type Skip string
 func (s Skip) Error() string { return string(s) }
 
 // noLongerNeeded is why a stage was ended, or did not begin, after another had failed.
-type noLongerNeeded struct{ failed string }
+type noLongerNeeded struct{ why string }
 
-func (n *noLongerNeeded) Error() string { return "no longer needed, since " + n.failed + " failed" }
+func (n *noLongerNeeded) Error() string { return "no longer needed, since " + n.why }
 
 // stage is a stage that has been asked for.
 type stage struct {
