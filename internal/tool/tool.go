@@ -88,32 +88,40 @@ func (t *Tool) Path(ctx context.Context, dir string) (string, error) {
 }
 
 func (t *Tool) path(ctx context.Context, dir string) (string, error) {
+	with, err := selected(ctx, dir)
+	if err != nil {
+		return "", err
+	}
+	return Cached(t.name, t.version+"-"+t.key(with), func(tmp string) error {
+		zerolog.Ctx(ctx).Info().Msgf("building %s, once on this machine", t)
+		return t.build(ctx, with, tmp)
+	})
+}
+
+// Cached returns the file of the program called name that build makes in the folder it is given, where this machine does not
+// have it under version yet. A program that is there is whole; the slower of two that build it at once takes the other's.
+func Cached(name, version string, build func(dir string) error) (string, error) {
 	user, err := os.UserCacheDir()
 	if err != nil {
 		return "", fmt.Errorf("there is no folder to keep it in: %w; set HOME or XDG_CACHE_HOME", err)
 	}
 	cache := filepath.Join(user, "grimoire", "tools")
-	with, err := selected(ctx, dir)
-	if err != nil {
-		return "", err
-	}
-	home := filepath.Join(cache, t.name+"-"+t.version+"-"+t.key(with))
-	exe := filepath.Join(home, t.name+exeSuffix())
+	home := filepath.Join(cache, name+"-"+version)
+	exe := filepath.Join(home, name+ExeSuffix())
 	if _, err := os.Stat(exe); err == nil {
 		return exe, nil
 	} else if !errors.Is(err, os.ErrNotExist) {
 		return "", err
 	}
-	zerolog.Ctx(ctx).Info().Msgf("building %s, once on this machine", t)
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return "", err
 	}
-	tmp, err := os.MkdirTemp(cache, "."+t.name+"-")
+	tmp, err := os.MkdirTemp(cache, "."+name+"-")
 	if err != nil {
 		return "", err
 	}
 	defer os.RemoveAll(tmp)
-	if err := t.build(ctx, with, tmp); err != nil {
+	if err := build(tmp); err != nil {
 		return "", err
 	}
 	if err := os.Rename(tmp, home); err != nil {
@@ -158,7 +166,7 @@ func (t *Tool) build(ctx context.Context, with toolchain, dir string) error {
 			return err
 		}
 	}
-	cmd := process.Command(ctx, filepath.Join(with.GOROOT, "bin", "go"+exeSuffix()), "build", "-o", t.name+exeSuffix(), t.pkg)
+	cmd := process.Command(ctx, filepath.Join(with.GOROOT, "bin", "go"+ExeSuffix()), "build", "-o", t.name+ExeSuffix(), t.pkg)
 	cmd.Dir = dir
 	// The service's settings are for its own build; the tool is the same for everybody, and runs here. None of them is left
 	// empty, since go would then take what `go env -w` has stored.
@@ -185,7 +193,8 @@ func cure(stderr string) string {
 	return ""
 }
 
-func exeSuffix() string {
+// ExeSuffix ends the name of a program's file.
+func ExeSuffix() string {
 	if runtime.GOOS == "windows" {
 		return ".exe"
 	}
