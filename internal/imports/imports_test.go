@@ -95,6 +95,26 @@ var rules = []struct {
 		},
 	},
 	{
+		of: us + "/internal/telemetry",
+		not: map[string]string{
+			mage:                   "only targets, magefiles and magefile.go know mage",
+			"net/http":             "every magefile compiles it: what speaks HTTP is a program of its own, built where a collector is named",
+			"go.opentelemetry.io":  "the SDK and its exporters cost a cold compile thirty CPU seconds, and bring gRPC",
+			us + "/internal/stage": "stages tell it of themselves",
+			us + "/targets":        "it does not know what runs",
+			"google.golang.org":    "the messages are few, and the exporter encodes them itself",
+		},
+	},
+	{
+		of: us + "/internal/telemetry/otlpexport",
+		not: map[string]string{
+			"github.com":          "it is built where there may be no network, from the standard library alone",
+			"go.opentelemetry.io": "it is built where there may be no network, from the standard library alone",
+			"golang.org/x":        "it is built where there may be no network, from the standard library alone",
+		},
+		except: []string{us + "/internal/telemetry/otlp"},
+	},
+	{
 		of:     us + "/internal/process",
 		not:    map[string]string{us: "a child process is nobody else's business", mage: "only targets know mage"},
 		except: []string{us + "/internal/process"},
