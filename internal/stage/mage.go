@@ -219,7 +219,7 @@ func (p *Pipeline) refuse(err error) {
 	for deadline := time.Now().Add(process.Grace); process.Running() > 0 && time.Now().Before(deadline); {
 		time.Sleep(look)
 	}
-	process.KillAll()
+	p.kill()
 	p.printer.text(fmt.Sprintf("Error: %v\n", err))
 	os.Exit(1)
 }

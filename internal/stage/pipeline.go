@@ -18,7 +18,9 @@ import (
 	"github.com/grimoire-build/grimoire/internal/atomicfile"
 	"github.com/grimoire-build/grimoire/internal/forge"
 	"github.com/grimoire-build/grimoire/internal/mask"
+	"github.com/grimoire-build/grimoire/internal/process"
 	"github.com/grimoire-build/grimoire/internal/report"
+	"github.com/grimoire-build/grimoire/internal/telemetry"
 	"github.com/grimoire-build/grimoire/internal/timeline"
 )
 
@@ -74,6 +76,7 @@ func isDry(value string) bool {
 type Pipeline struct {
 	printer *printer
 	masker  *mask.Masker
+	traced  func() *telemetry.Telemetry // begins with the first call
 	dryRun  bool
 	limit   int
 	start   time.Time
@@ -125,6 +128,17 @@ func New(o Options) *Pipeline {
 		p.forge.Mask(o.Out, secret)
 	}
 	p.printer = newPrinter(o.Out, p.forge, p.masker)
+	p.traced = sync.OnceValue(func() *telemetry.Telemetry {
+		if o.DryRun || o.Environ == nil {
+			return nil
+		}
+		return telemetry.Start(telemetry.Options{Environ: o.Environ, Mask: p.masker.Mask, Log: func(lost string) {
+			lane := p.printer.lane("telemetry", nil)
+			log := p.printer.logger(lane, "telemetry")
+			log.Warn().Msg(lost)
+			lane.close()
+		}})
+	})
 	return p
 }
 
@@ -133,7 +147,7 @@ func (p *Pipeline) begin(ctx context.Context, s *stage, cancel context.CancelCau
 	p.mu.Lock()
 	s.cancel = cancel
 	if p.active++; p.active == 1 {
-		p.stops.watch(p.stop)
+		p.stops.watch(p.stop, p.kill)
 		p.show()
 	}
 	p.mu.Unlock()
@@ -163,6 +177,12 @@ func (p *Pipeline) stop(why *Stopped) {
 			s.cancel(why)
 		}
 	}
+}
+
+// kill ends what the run has started, at once and for good.
+func (p *Pipeline) kill() {
+	process.KillAll()
+	p.traced().Kill()
 }
 
 // failed says which outermost stage failed first, and how; empty where none did.
@@ -225,6 +245,9 @@ func (p *Pipeline) end(ctx context.Context, s *stage, err error, log zerolog.Log
 	p.giveTurn(s)
 	if serr != nil {
 		p.breakOff(s, result)
+	}
+	if !s.mark {
+		p.traced().Stage(s.span, s.parent.spanID(), s.record)
 	}
 	p.mu.Unlock()
 
@@ -292,6 +315,7 @@ func (p *Pipeline) Report(folder string) {
 func (p *Pipeline) Describe(service, commit string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.traced().Describe(service, commit)
 	if service != "" {
 		p.service = service
 	}
@@ -306,6 +330,7 @@ func (p *Pipeline) Record() report.Run {
 	defer p.mu.Unlock()
 	run := report.Run{
 		Version: report.Version, Service: p.service, Commit: p.commit, Targets: p.targets, Forge: p.forge.Name, URL: p.forge.RunURL,
+		Trace: p.traced().TraceID(),
 		Start: p.start, End: time.Now(), Result: report.OK,
 	}
 	if run.Commit == "" {
@@ -360,6 +385,9 @@ func (p *Pipeline) over(s *stage) bool {
 		return true
 	}
 	requested := p.requested()
+	if len(requested) == 0 { // the default target
+		return s.mark
+	}
 	i := slices.Index(requested, strings.ToLower(s.record.Name))
 	return i >= 0 && !slices.ContainsFunc(requested[i+1:], isKnown)
 }
@@ -405,10 +433,12 @@ func (p *Pipeline) publish(over bool, log zerolog.Logger) {
 			}
 		}
 	}
+	p.traced().Progress(run)
 	if !over {
 		return
 	}
 	p.account(run)
+	defer p.traced().Close(run)
 	if !p.dryRun {
 		if err := p.forge.Summary(report.Markdown(run)); err != nil {
 			log.Warn().Err(err).Msg("the summary of this run could not be written")

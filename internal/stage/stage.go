@@ -17,6 +17,7 @@ import (
 
 	"github.com/grimoire-build/grimoire/internal/process"
 	"github.com/grimoire-build/grimoire/internal/report"
+	"github.com/grimoire-build/grimoire/internal/telemetry"
 )
 
 // Error is a stage that failed. It keeps the exit code of its cause.
@@ -77,6 +78,7 @@ type stage struct {
 	parent   *stage
 	mark     bool // it has no body
 	lane     *lane
+	span     telemetry.SpanID
 	begin    time.Time // when it had its turn
 	done     chan struct{}
 	cancel   context.CancelCauseFunc
@@ -91,6 +93,14 @@ type stage struct {
 	hidden      bool           // it was seen to wait in mage's dependency functions
 	waitedSince time.Time      // since when it waits for others
 	waited      time.Duration
+}
+
+// spanID is zero where no stage is the parent.
+func (s *stage) spanID() telemetry.SpanID {
+	if s == nil {
+		return telemetry.SpanID{}
+	}
+	return s.span
 }
 
 func (s *stage) ended() bool {
@@ -197,6 +207,7 @@ func (p *Pipeline) ask(parent *stage, name string, mark bool) (s *stage, first b
 			record:   report.Stage{Name: name, Start: now, End: now},
 			parent:   parent,
 			mark:     mark,
+			span:     p.traced().NewSpan(),
 			lane:     p.printer.lane(name, laneOf(parent)),
 			done:     make(chan struct{}),
 			waitsFor: map[*stage]int{},
@@ -246,6 +257,10 @@ func (s *stage) observe(cmd *exec.Cmd) func(int) {
 	p := s.pipeline
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	span := p.traced().NewSpan()
+	if environ := p.traced().Environ(span); environ != nil {
+		cmd.Env = append(cmd.Environ(), environ...)
+	}
 	i := len(s.record.Processes)
 	s.record.Processes = append(s.record.Processes, report.Process{
 		Command: p.maskAll(cmd.Args), Dir: cmd.Dir, Start: time.Now(),
@@ -256,6 +271,7 @@ func (s *stage) observe(cmd *exec.Cmd) func(int) {
 		defer p.mu.Unlock()
 		s.children--
 		s.record.Processes[i].End, s.record.Processes[i].ExitCode = time.Now(), code
+		p.traced().Process(span, s.span, s.record.Processes[i])
 	}
 }
 

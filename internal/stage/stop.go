@@ -54,9 +54,8 @@ type stops struct {
 	quit    context.CancelFunc
 }
 
-// watch begins to watch, and calls stop once, with what came first. A second signal ends the process and all its children
-// at once.
-func (s *stops) watch(stop func(*Stopped)) {
+// watch begins to watch, and calls stop once, with what came first. At a second signal it calls kill and ends the process.
+func (s *stops) watch(stop func(*Stopped), kill func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped == nil {
@@ -74,7 +73,7 @@ func (s *stops) watch(stop func(*Stopped)) {
 			case sig := <-got:
 				why := stoppedBy(sig)
 				if !s.set(why, stop) {
-					process.KillAll()
+					kill()
 					os.Exit(why.Code)
 				}
 				// The second must not reach mage, which would exit and leave the children to themselves.

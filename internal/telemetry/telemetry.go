@@ -201,6 +201,20 @@ func (t *Telemetry) put(span otlp.Span, must bool) {
 	t.exporter.lines.put(encode(otlp.Line{Span: &span}), must)
 }
 
+// Progress says how the run stands, which may be its end: mage does not tell. It is exported as the pipeline where Close is not
+// called before the process exits.
+func (t *Telemetry) Progress(run report.Run) {
+	if t == nil || !t.traces {
+		return
+	}
+	span := t.pipelineSpan(run)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.closed {
+		t.exporter.lines.put(encode(otlp.Line{Last: &span}), true)
+	}
+}
+
 func encode(line otlp.Line) []byte {
 	data, err := json.Marshal(line)
 	if err != nil {

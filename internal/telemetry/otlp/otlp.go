@@ -180,9 +180,11 @@ type Metrics struct {
 
 // Line is what the run tells the exporter, a line of JSON each time: what the spans after it are of, a span, or metrics.
 type Line struct {
-	Resource *Resource        `json:"resource,omitempty"`
-	Span     *Span            `json:"span,omitempty"`
-	Metrics  *ResourceMetrics `json:"metrics,omitempty"`
+	Resource *Resource `json:"resource,omitempty"`
+	Span     *Span     `json:"span,omitempty"`
+	// Last is sent when there are no more lines, in place of an earlier one, and unless a span of its id has come.
+	Last    *Span            `json:"last,omitempty"`
+	Metrics *ResourceMetrics `json:"metrics,omitempty"`
 }
 
 // Told is what the exporter tells the run, a line of JSON each time that something has changed.

@@ -6,6 +6,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -89,6 +90,7 @@ func (e *exporter) read(in io.Reader) {
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, lineSize)
 	of := &otlp.Resource{}
+	var last *otlp.Span
 	for lines.Scan() {
 		var line otlp.Line
 		if json.Unmarshal(lines.Bytes(), &line) != nil {
@@ -100,8 +102,15 @@ func (e *exporter) read(in io.Reader) {
 			of = line.Resource
 		case line.Metrics != nil:
 			e.points = line.Metrics
-		case line.Span != nil && len(e.pending) < bound:
-			e.pending = append(e.pending, pending{of, *line.Span})
+		case line.Last != nil:
+			last = line.Last
+		case line.Span != nil:
+			if last != nil && bytes.Equal(last.SpanID, line.Span.SpanID) {
+				last = nil
+			}
+			if len(e.pending) < bound {
+				e.pending = append(e.pending, pending{of, *line.Span})
+			}
 		}
 		full := len(e.pending) >= batch
 		e.mu.Unlock()
@@ -110,6 +119,9 @@ func (e *exporter) read(in io.Reader) {
 		}
 	}
 	e.mu.Lock()
+	if last != nil {
+		e.pending = append(e.pending, pending{of, *last})
+	}
 	e.ended = true
 	e.mu.Unlock()
 	e.wake()

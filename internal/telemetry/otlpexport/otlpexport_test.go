@@ -286,3 +286,31 @@ func FuzzPartialSuccess(f *testing.F) {
 		assert.GreaterOrEqual(t, refused, 0)
 	})
 }
+
+// A run that is not told when it is over says how it stands, again and again.
+func TestTheLastOfProgressIsExported(t *testing.T) {
+	span := func(id byte, name string) *otlp.Span {
+		return &otlp.Span{TraceID: make(otlp.ID, 16), SpanID: otlp.ID{0, 0, 0, 0, 0, 0, 0, id}, Name: name}
+	}
+	for name, tt := range map[string]struct {
+		lines         []otlp.Line
+		spans         int
+		has, hasNoone string
+	}{
+		"without its end": {[]otlp.Line{{Last: span(1, "at first")}, {Span: span(2, "a stage")}, {Last: span(1, "at last")}}, 2, "at last", "at first"},
+		"with its end":    {[]otlp.Line{{Last: span(1, "at first")}, {Span: span(1, "at last")}}, 1, "at last", "at first"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCollector(t)
+			var in, out bytes.Buffer
+			for _, line := range tt.lines {
+				require.NoError(t, json.NewEncoder(&in).Encode(line))
+			}
+			run(&in, &out, env("OTEL_EXPORTER_OTLP_ENDPOINT", c.URL))
+			assert.Contains(t, out.String(), fmt.Sprintf(`"spans":%d`, tt.spans))
+			sent := bytes.Join(c.bodies, nil)
+			assert.Contains(t, string(sent), tt.has)
+			assert.NotContains(t, string(sent), tt.hasNoone)
+		})
+	}
+}
