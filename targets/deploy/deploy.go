@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -108,6 +109,9 @@ func planCluster(ctx context.Context, s targets.Service) (string, error) {
 // prepare loads the manifests and finds the cluster.
 func prepare(s targets.Service) ([]*kube.Object, *kube.Client, error) {
 	objects, err := kube.Load(paths(s)...)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, fmt.Errorf("loading the manifests: %w with Service.Deploy.Manifests or DEPLOY_MANIFESTS", err)
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("loading the manifests: %w", err)
 	}
