@@ -296,10 +296,8 @@ var gitCures = []struct {
 	},
 }
 
-// localVariables are what git sets for hooks and aliases, where they would lead our git into another repository.
-var localVariables = []string{"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY",
-	"GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_NAMESPACE", "GIT_PREFIX", "GIT_SHALLOW_FILE", "GIT_GRAFT_FILE",
-	"GIT_QUARANTINE_PATH", "GIT_TEMPLATE_DIR", "GIT_CONFIG", "GIT_EXTERNAL_DIFF"}
+// ofOthers are variables that would have our git do something else.
+var ofOthers = []string{"GIT_TEMPLATE_DIR", "GIT_EXTERNAL_DIFF"}
 
 // slowest and slowestFor end a transfer from a server that has stopped to send: bytes a second, for so many seconds.
 const slowest, slowestFor = "1", "60"
@@ -323,7 +321,7 @@ func (g *gitClone) environment(ctx context.Context) []string {
 	}
 	env := slices.DeleteFunc(process.Env(), func(variable string) bool {
 		name, _, _ := strings.Cut(variable, "=")
-		return slices.Contains(localVariables, name)
+		return slices.Contains(ofOthers, name)
 	})
 	count, _ := strconv.Atoi(os.Getenv("GIT_CONFIG_COUNT"))
 	for i, c := range config {

@@ -11,9 +11,6 @@ import (
 	"time"
 )
 
-// groupPoll is how often the end of a process group is looked for: nothing tells of it but asking.
-const groupPoll = 10 * time.Millisecond
-
 func ownGroup(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 }

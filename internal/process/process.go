@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,6 +22,9 @@ import (
 // Grace is how long the process group of a cancelled command may take to end after SIGTERM, before SIGKILL ends it.
 // Mage itself waits five seconds after an interrupt, so it has to be less than that.
 const Grace = 3 * time.Second
+
+// groupPoll is how often the end of a process group is looked for: nothing tells of it but asking.
+const groupPoll = 10 * time.Millisecond
 
 // tailSize is how much of a captured command's stderr goes into its error, in bytes.
 const tailSize = 4 << 10
@@ -89,10 +93,14 @@ func (e *Error) Error() string {
 func (e *Error) Unwrap() error { return e.Err }
 
 // ExitStatus returns the exit code of the command: 128 plus the signal's number where a signal ended it, as a shell
-// would say, and 1 where it could not be started.
+// would say; that of why it was cancelled, where that has one; and 1 where it could not be started.
 func (e *Error) ExitStatus() int {
 	var exit *exec.ExitError
 	if !errors.As(e.Err, &exit) {
+		var cause interface{ ExitStatus() int } // why it was cancelled
+		if errors.As(e.Err, &cause) {
+			return cause.ExitStatus()
+		}
 		return 1
 	}
 	if code := exit.ExitCode(); code > 0 {
@@ -111,16 +119,26 @@ func Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Stdout = Output(ctx)
 	cmd.Stderr = cmd.Stdout
+	cmd.Env = Env()
 	ownGroup(cmd)
 	cmd.Cancel = func() error { return terminate(cmd.Process) }
-	// Wait gives up on the pipes only after the group has been killed, so that no tail is lost before.
-	cmd.WaitDelay = grace(ctx) + time.Second
 	return cmd
 }
 
-// Env returns the environment of this process with extra ("NAME=value") added; later entries win.
+// ofHooks are the variables that git sets for its hooks. In a child they would lead git into this repository wherever it runs.
+// Source: git rev-parse --local-env-vars
+var ofHooks = []string{"GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_CONFIG", "GIT_DIR", "GIT_GRAFT_FILE",
+	"GIT_IMPLICIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_INTERNAL_SUPER_PREFIX", "GIT_NAMESPACE", "GIT_NO_REPLACE_OBJECTS",
+	"GIT_OBJECT_DIRECTORY", "GIT_PREFIX", "GIT_QUARANTINE_PATH", "GIT_REPLACE_REF_BASE", "GIT_SHALLOW_FILE", "GIT_WORK_TREE"}
+
+// Env returns the environment of this process, without what git sets for a hook, with extra ("NAME=value") added; later entries
+// win.
 func Env(extra ...string) []string {
-	return append(os.Environ(), extra...)
+	environ := slices.DeleteFunc(os.Environ(), func(entry string) bool {
+		name, _, _ := strings.Cut(entry, "=")
+		return slices.Contains(ofHooks, name)
+	})
+	return append(environ, extra...)
 }
 
 // Run starts a command that Command made and waits for it. When ctx is cancelled it returns only after the whole
@@ -161,14 +179,27 @@ func observed(ctx context.Context, cmd *exec.Cmd) error {
 }
 
 func startAndWait(ctx context.Context, cmd *exec.Cmd) error {
-	if err := cmd.Start(); err != nil {
+	pipes, err := connect(cmd)
+	if err != nil {
+		return err
+	}
+	err = cmd.Start()
+	for _, p := range pipes {
+		p.started(err == nil)
+	}
+	if err != nil {
 		return startError(err)
 	}
 	running.add(cmd.Process)
 	kill := reapGroup(ctx, cmd.Process, grace(ctx))
-	err := cmd.Wait()
+	err = cmd.Wait()
 	kill()
 	running.remove(cmd.Process)
+	for _, p := range pipes {
+		if perr := p.finish(ctx); err == nil {
+			err = perr
+		}
+	}
 	return err
 }
 
@@ -202,11 +233,17 @@ func Running() int {
 	return len(running.all)
 }
 
-// KillAll ends the process groups of all commands that run, at once and for good. It is for a process that is about to exit
-// without waiting for them.
-func KillAll() {
+// KillAll ends the process groups of all commands that run, for good. It is for a process that is about to exit without waiting
+// for them. A grace above zero is what they get for ending their own children first.
+func KillAll(grace time.Duration) {
 	running.mu.Lock()
 	defer running.mu.Unlock()
+	if grace > 0 {
+		for process := range running.all {
+			_ = terminate(process)
+		}
+		time.Sleep(grace)
+	}
 	for process := range running.all {
 		killGroup(process)
 	}

@@ -244,8 +244,68 @@ func TestKillAll(t *testing.T) {
 	cmd := process.Command(t.Context(), "sh", "-c", "trap '' TERM; sleep 1000 & wait")
 	ended := make(chan error, 1)
 	go func() { ended <- process.Run(t.Context(), cmd) }()
-	require.Eventually(t, func() bool { process.KillAll(); return len(ended) == 1 }, 10*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { process.KillAll(0); return len(ended) == 1 }, 10*time.Second, 20*time.Millisecond)
 	var failed *process.Error
 	require.ErrorAs(t, <-ended, &failed)
 	assert.Equal(t, 137, failed.ExitStatus())
 }
+
+// A pager that nobody looks at takes nothing for a while.
+func TestOutputOfASlowReaderIsNotLost(t *testing.T) {
+	read, write, err := os.Pipe()
+	require.NoError(t, err)
+	got := make(chan string)
+	go func() {
+		time.Sleep(5 * time.Second) // longer than what silence may last
+		all, _ := io.ReadAll(read)
+		got <- string(all)
+	}()
+	ctx := process.WithOutput(t.Context(), wrapped{write})
+	require.NoError(t, process.Run(ctx, process.Command(ctx, "sh", "-c", "seq 1 40000; echo LAST")))
+	require.NoError(t, write.Close())
+	assert.True(t, strings.HasSuffix(<-got, "\n40000\nLAST\n"))
+}
+
+// wrapped hides that a writer is a file.
+type wrapped struct{ io.Writer }
+
+func TestProcessLeftBehind(t *testing.T) {
+	ctx := process.WithOutput(t.Context(), wrapped{io.Discard})
+	cmd := process.Command(ctx, "sh", "-c", "sleep 30 & echo $! >&3; echo here")
+	read, write, err := os.Pipe()
+	require.NoError(t, err)
+	cmd.ExtraFiles = []*os.File{write}
+	start := time.Now()
+	require.NoError(t, process.Run(ctx, cmd), "a command may leave a process behind on purpose")
+	assert.Less(t, time.Since(start), 20*time.Second, "its output is not waited for until it ends")
+	require.NoError(t, write.Close())
+	var pid int
+	_, err = fmt.Fscan(read, &pid)
+	require.NoError(t, err)
+	assert.NoError(t, syscall.Kill(pid, syscall.SIGKILL), "it goes on")
+}
+
+func TestEnvIsNotThatOfAHook(t *testing.T) {
+	t.Setenv("GIT_DIR", "/nowhere/.git")
+	t.Setenv("GIT_AUTHOR_NAME", "somebody")
+	env := strings.Join(process.Env("A=b"), "\n")
+	assert.NotContains(t, env, "GIT_DIR=")
+	assert.Contains(t, env, "GIT_AUTHOR_NAME=somebody")
+	assert.True(t, strings.HasSuffix(env, "\nA=b"))
+	out, err := process.Capture(t.Context(), process.Command(t.Context(), "git", "-C", t.TempDir(), "init", "-q"))
+	require.NoError(t, err, "%s", out)
+}
+
+func TestExitStatusIsThatOfTheCause(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(codeError(143))
+	err := process.Run(ctx, process.Command(ctx, "sleep", "60"))
+	var failed *process.Error
+	require.ErrorAs(t, err, &failed)
+	assert.Equal(t, 143, failed.ExitStatus())
+}
+
+type codeError int
+
+func (codeError) Error() string     { return "stopped" }
+func (c codeError) ExitStatus() int { return int(c) }
