@@ -226,13 +226,6 @@ func (p *processes) remove(process *os.Process) {
 	delete(p.all, process)
 }
 
-// Running returns how many commands run.
-func Running() int {
-	running.mu.Lock()
-	defer running.mu.Unlock()
-	return len(running.all)
-}
-
 // KillAll ends the process groups of all commands that run, for good. It is for a process that is about to exit without waiting
 // for them. A grace above zero is what they get for ending their own children first.
 func KillAll(grace time.Duration) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -214,17 +215,27 @@ func TestHiddenWaitsDoNotUseUpTheTurns(t *testing.T) {
 func TestAFailureEndsWhatIsBesideIt(t *testing.T) {
 	p, printed := limited(t, 4)
 	lint := func(ctx context.Context) error {
-		return p.Run(ctx, "lint", func(context.Context) error { time.Sleep(10 * time.Millisecond); return errors.New("2 findings") })
+		return p.Run(ctx, "lint", func(context.Context) error { time.Sleep(10 * time.Millisecond); return mg.Fatal(7, "2 findings") })
 	}
 	test := func(ctx context.Context) error {
 		return p.Run(ctx, "test", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
 	}
+	cleaned := false
+	always := func(ctx context.Context) error {
+		return p.Run(ctx, "clean up", func(ctx context.Context) error {
+			time.Sleep(50 * time.Millisecond)
+			cleaned = ctx.Err() == nil
+			return nil
+		}, stage.Always())
+	}
 	err := within(t, func() error {
 		return p.Run(t.Context(), "ci", func(ctx context.Context) error {
-			mg.CtxDeps(ctx, mg.F(lint), mg.F(test))
+			mg.CtxDeps(ctx, mg.F(lint), mg.F(test), mg.F(always))
 			return nil
 		})
 	})
+	assert.Equal(t, 7, mg.ExitStatus(err), "it is that of what failed")
+	assert.True(t, cleaned, "what always runs is not ended")
 	require.ErrorContains(t, err, "lint: 2 findings")
 	require.ErrorContains(t, err, "test: no longer needed, since lint failed")
 	assert.Contains(t, printed(), `"stage":"test","reason":"no longer needed, since lint failed`)
@@ -297,4 +308,54 @@ func TestSecretsAreMaskedEverywhere(t *testing.T) {
 	assert.NotContains(t, printed(), "s3cr3t-of")
 	assert.Equal(t, 2, strings.Count(printed(), "***\n"), printed())
 	assert.NotContains(t, read(t, folder, "pipeline.json"), "s3cr3t-of")
+}
+
+func TestReportsOfStagesThatEndTogetherAreWhole(t *testing.T) {
+	for range 50 {
+		p, _ := limited(t, 8)
+		folder := t.TempDir()
+		p.Report(folder)
+		var all sync.WaitGroup
+		for i := range 4 {
+			all.Go(func() { _ = p.Run(t.Context(), fmt.Sprint("s", i), func(context.Context) error { return nil }) })
+		}
+		all.Wait()
+		run, err := report.Read(filepath.Join(folder, "pipeline.json"))
+		require.NoError(t, err)
+		for _, s := range run.Stages {
+			require.Equal(t, report.OK, s.Result, s.Name)
+		}
+		require.Len(t, run.Stages, 4)
+	}
+}
+
+func TestTheTableComesWithTheLastTarget(t *testing.T) {
+	stage.Known("lint", "vet", "test")
+	for name, tt := range map[string]struct {
+		targets []string
+		tables  int
+	}{
+		"one that has run already": {[]string{"lint", "vet"}, 1},
+		"one after the other":      {[]string{"vet", "lint", "test"}, 1},
+		"with arguments":           {[]string{"lint", "staging"}, 1},
+		"something else":           {[]string{"other"}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, printed := newPipeline(t, stage.Options{Targets: tt.targets})
+			vet := func(ctx context.Context) error {
+				return p.Run(ctx, "vet", func(context.Context) error { return nil })
+			}
+			for _, target := range tt.targets {
+				switch target {
+				case "vet":
+					require.NoError(t, vet(t.Context()))
+				case "lint", "other":
+					require.NoError(t, p.Run(t.Context(), "lint", vet))
+				case "test":
+					require.NoError(t, p.Run(t.Context(), "test", func(context.Context) error { return nil }))
+				}
+			}
+			assert.Equal(t, tt.tables, strings.Count(printed(), "total "), printed())
+		})
+	}
 }

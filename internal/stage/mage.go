@@ -216,10 +216,18 @@ func sorted(names []string) []string { return slices.Sorted(slices.Values(names)
 // refuse ends the process with err, after the children of all stages.
 func (p *Pipeline) refuse(err error) {
 	p.stop(&Stopped{Why: err.Error(), Code: 1})
-	for deadline := time.Now().Add(process.Grace); process.Running() > 0 && time.Now().Before(deadline); {
+	for end := time.Now().Add(process.Grace); p.working() && time.Now().Before(end); {
 		time.Sleep(look)
 	}
-	p.kill()
+	p.kill(0)
 	p.printer.text(fmt.Sprintf("Error: %v\n", err))
 	os.Exit(1)
+}
+
+// working reports whether a stage does more than to wait for others.
+func (p *Pipeline) working() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lookForWaiting()
+	return p.running > 0
 }

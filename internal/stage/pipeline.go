@@ -88,17 +88,19 @@ type Pipeline struct {
 	warning   error
 	stops     stops
 
+	publishing sync.Mutex // of the reports, lest an older one come last
+
 	mu       sync.Mutex
 	turns    *sync.Cond // tells of turns that are given back
 	running  int        // how many stages have a turn
 	lastTurn time.Time  // when one was last taken or given back
 	lastLook time.Time  // when stages were last looked at that may wait for others
 	stages   map[string]*stage
-	order    []*stage // in which they were asked for
-	active   int      // how many have been asked for and have not ended
-	showing  bool     // the live line is kept
-	broken   string   // the first outermost stage that failed, and how
-	folders  []string // where the reports go
+	order    []*stage       // in which they were asked for
+	active   int            // how many have been asked for and have not ended
+	showing  bool           // the live line is kept
+	broken   noLongerNeeded // names the first outermost stage that failed
+	folders  []string       // where the reports go
 	service  string
 	commit   string
 }
@@ -180,16 +182,20 @@ func (p *Pipeline) stop(why *Stopped) {
 }
 
 // kill ends what the run has started, at once and for good.
-func (p *Pipeline) kill() {
-	process.KillAll()
+func (p *Pipeline) kill(grace time.Duration) {
+	process.KillAll(grace)
 	p.traced().Kill()
 }
 
-// failed says which outermost stage failed first, and how; empty where none did.
-func (p *Pipeline) failed() string {
+// failed is the error of an outermost stage that does not begin because another has failed, nil where none has.
+func (p *Pipeline) failed() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.broken
+	if p.broken.why == "" {
+		return nil
+	}
+	broken := p.broken
+	return &broken
 }
 
 // verdict says how a stage ended with err: its result, the reason for the report, and the error for whoever asked for it.
@@ -244,7 +250,7 @@ func (p *Pipeline) end(ctx context.Context, s *stage, err error, log zerolog.Log
 	took := s.record.Seconds
 	p.giveTurn(s)
 	if serr != nil {
-		p.breakOff(s, result)
+		p.breakOff(s, result, serr)
 	}
 	if !s.mark {
 		p.traced().Stage(s.span, s.parent.spanID(), s.record)
@@ -279,19 +285,19 @@ func (p *Pipeline) end(ctx context.Context, s *stage, err error, log zerolog.Log
 }
 
 // breakOff notes that s has failed and ends the stages beside it, which no longer matter: what needed them both cannot run.
-func (p *Pipeline) breakOff(s *stage, result report.Result) {
-	if s.parent == nil && p.broken == "" {
-		p.broken = s.record.Name + " failed"
+func (p *Pipeline) breakOff(s *stage, result report.Result, err error) {
+	if s.parent == nil && p.broken.why == "" {
+		p.broken = noLongerNeeded{s.record.Name + " failed", exitStatus(err)}
 		if result == report.Stopped {
-			p.broken = s.record.Name + " was stopped"
+			p.broken.why = s.record.Name + " was stopped"
 		}
 	}
 	if result == report.Stopped {
 		return
 	}
 	for _, beside := range p.order {
-		if beside != s && beside.parent == s.parent && !beside.ended() {
-			beside.cancel(&noLongerNeeded{s.record.Name + " failed"})
+		if beside != s && beside.parent == s.parent && !beside.always && !beside.ended() {
+			beside.cancel(&noLongerNeeded{s.record.Name + " failed", exitStatus(err)})
 		}
 	}
 }
@@ -353,13 +359,13 @@ func (p *Pipeline) Record() report.Run {
 		}
 		run.Stages = append(run.Stages, record)
 	}
-	if p.broken == "" {
+	if p.broken.why == "" {
 		return run
 	}
 	for _, name := range p.requested() {
 		if p.stages[name] == nil && isKnown(name) {
 			run.Stages = append(run.Stages, report.Stage{
-				Name: name, Start: run.End, End: run.End, Result: report.Skipped, Reason: "it did not begin, since " + p.broken,
+				Name: name, Start: run.End, End: run.End, Result: report.Skipped, Reason: "it did not begin, since " + p.broken.why,
 			})
 		}
 	}
@@ -381,7 +387,7 @@ func (p *Pipeline) over(s *stage) bool {
 	if p.active > 0 {
 		return false
 	}
-	if p.broken != "" {
+	if p.broken.why != "" {
 		return true
 	}
 	requested := p.requested()
@@ -389,7 +395,10 @@ func (p *Pipeline) over(s *stage) bool {
 		return s.mark
 	}
 	i := slices.Index(requested, strings.ToLower(s.record.Name))
-	return i >= 0 && !slices.ContainsFunc(requested[i+1:], isKnown)
+	return i >= 0 && !slices.ContainsFunc(requested[i+1:], func(name string) bool {
+		later := p.stages[name] // one that has run as a dependency does not run again
+		return later == nil && isKnown(name) || later != nil && !later.ended()
+	})
 }
 
 // known are the names of the targets that are stages of the same name.
@@ -422,6 +431,8 @@ func (p *Pipeline) maskAll(texts []string) []string {
 
 // publish writes the reports of the run so far, and its account where it is over.
 func (p *Pipeline) publish(over bool, log zerolog.Logger) {
+	p.publishing.Lock()
+	defer p.publishing.Unlock()
 	run := p.Record()
 	p.mu.Lock()
 	folders := slices.Clone(p.folders)
@@ -518,6 +529,9 @@ func (p *Pipeline) plan(ctx context.Context, s *stage, body func(context.Context
 	zerolog.Ctx(ctx).Info().Msg("would run: " + text)
 	return nil
 }
+
+// Mask strikes the secrets of the run out of a text.
+func Mask(text string) string { return Default().masker.Mask(text) }
 
 // Result prints a line on stdout, which is kept for the results of targets.
 func Result(line string) error { return Default().printer.result(line) }

@@ -68,15 +68,23 @@ type Skip string
 func (s Skip) Error() string { return string(s) }
 
 // noLongerNeeded is why a stage was ended, or did not begin, after another had failed.
-type noLongerNeeded struct{ why string }
+// It has that one's exit code, since mage makes 1 of two that differ.
+type noLongerNeeded struct {
+	why  string
+	code int
+}
 
 func (n *noLongerNeeded) Error() string { return "no longer needed, since " + n.why }
+
+// ExitStatus is that of the stage that failed.
+func (n *noLongerNeeded) ExitStatus() int { return n.code }
 
 // stage is a stage that has been asked for.
 type stage struct {
 	pipeline *Pipeline
 	parent   *stage
 	mark     bool // it has no body
+	always   bool // it runs whatever has failed
 	lane     *lane
 	span     telemetry.SpanID
 	begin    time.Time // when it had its turn
@@ -151,7 +159,7 @@ func (p *Pipeline) Run(ctx context.Context, name string, body func(context.Conte
 		option(&set)
 	}
 	parent := current(ctx)
-	s, first, err := p.ask(parent, name, body == nil)
+	s, first, err := p.ask(parent, name, body == nil, set.always)
 	if err != nil {
 		return err
 	}
@@ -179,8 +187,8 @@ func (p *Pipeline) Run(ctx context.Context, name string, body func(context.Conte
 
 // perform waits for the stage's turn, and runs body or its plan.
 func (p *Pipeline) perform(ctx context.Context, s *stage, body func(context.Context) error, set settings) error {
-	if failed := p.failed(); failed != "" && s.parent == nil && !set.always {
-		return &noLongerNeeded{failed}
+	if err := p.failed(); err != nil && s.parent == nil && !set.always {
+		return err
 	}
 	if err := p.take(ctx, s); err != nil {
 		return err
@@ -196,7 +204,7 @@ func (p *Pipeline) perform(ctx context.Context, s *stage, body func(context.Cont
 }
 
 // ask returns the stage called name, and whether the caller is the first to ask for it, who has to run it.
-func (p *Pipeline) ask(parent *stage, name string, mark bool) (s *stage, first bool, err error) {
+func (p *Pipeline) ask(parent *stage, name string, mark, always bool) (s *stage, first bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s = p.stages[name]
@@ -207,6 +215,7 @@ func (p *Pipeline) ask(parent *stage, name string, mark bool) (s *stage, first b
 			record:   report.Stage{Name: name, Start: now, End: now},
 			parent:   parent,
 			mark:     mark,
+			always:   always,
 			span:     p.traced().NewSpan(),
 			lane:     p.printer.lane(name, laneOf(parent)),
 			done:     make(chan struct{}),

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -156,21 +155,6 @@ func TestRunCountsItsOwnTimeAlone(t *testing.T) {
 	entries, err := os.ReadDir(folder)
 	require.NoError(t, err)
 	assert.Len(t, entries, 2, "no temporary file is left beside the two reports")
-}
-
-func TestSignalStopsTheStage(t *testing.T) {
-	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
-		t.Run(signal.String(), func(t *testing.T) {
-			p, _ := pipeline(t, true)
-			err := p.Run(t.Context(), "test", func(ctx context.Context) error {
-				require.NoError(t, syscall.Kill(os.Getpid(), signal))
-				return process.Run(ctx, process.Command(ctx, "sleep", "60"))
-			})
-			var stopped *stage.Stopped
-			require.ErrorAs(t, err, &stopped)
-			assert.Contains(t, err.Error(), signal.String())
-		})
-	}
 }
 
 func TestParallelStagesPrintInTurn(t *testing.T) {

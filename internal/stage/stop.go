@@ -33,6 +33,9 @@ const (
 	signalCode   = 128
 )
 
+// lastGrace is what children get at the second signal to end their own, who are in other process groups.
+const lastGrace = 300 * time.Millisecond
+
 // signals are those that stop a run.
 var signals = []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}
 
@@ -55,7 +58,7 @@ type stops struct {
 }
 
 // watch begins to watch, and calls stop once, with what came first. At a second signal it calls kill and ends the process.
-func (s *stops) watch(stop func(*Stopped), kill func()) {
+func (s *stops) watch(stop func(*Stopped), kill func(grace time.Duration)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped == nil {
@@ -73,7 +76,11 @@ func (s *stops) watch(stop func(*Stopped), kill func()) {
 			case sig := <-got:
 				why := stoppedBy(sig)
 				if !s.set(why, stop) {
-					kill()
+					grace := lastGrace
+					if sig == syscall.SIGTERM { // as from a run around this one, which waits no longer
+						grace = 0
+					}
+					kill(grace)
 					os.Exit(why.Code)
 				}
 				// The second must not reach mage, which would exit and leave the children to themselves.
