@@ -49,13 +49,13 @@ func Push(ctx context.Context) error { return example(ctx, "push") }
 // Deploy deploys the example service, to the cluster or environment repository that the settings name.
 func Deploy(ctx context.Context) error { return example(ctx, "deploy") }
 
-func exampleTest(ctx context.Context) error {
-	return targets.Stage(ctx, "example", func(ctx context.Context) error { return example(ctx, "test") })
-}
+func exampleTest(ctx context.Context) error { return example(ctx, "test") }
 
 // example runs a target of the example service's own magefile.
 func example(ctx context.Context, target string) error {
-	cmd := process.Command(process.WithGrace(ctx, mageGrace), "go", "tool", "mage", "-d", "example-app", target)
-	cmd.Stdout = os.Stdout
-	return process.Run(ctx, cmd)
+	return targets.Stage(ctx, "example "+target, func(ctx context.Context) error {
+		cmd := process.Command(process.WithGrace(ctx, mageGrace), "go", "tool", "mage", "-d", "example-app", target)
+		cmd.Stdout = os.Stdout
+		return process.Run(ctx, cmd)
+	})
 }

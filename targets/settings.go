@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/mod/modfile"
 	"golang.org/x/mod/module"
+
+	"github.com/grimoire-build/grimoire/internal/stage"
 )
 
 // Setting is a setting with its value and where that came from.
@@ -32,20 +34,52 @@ type Setting struct {
 // Current returns the service with every setting filled in: as configured, else from the environment, else derived. The
 // error names each setting that is wrong, and a folder that is no module.
 func Current() (Service, error) {
-	s, _, err := resolve(Configured(), os.Getenv)
-	return s, err
+	s, _, errs := resolve(Configured(), os.Getenv)
+	return s, joined(errs, "")
 }
 
-func resolve(s Service, getenv func(string) string) (Service, []Setting, error) {
+// settingError is a setting that is wrong.
+type settingError struct {
+	name string // the field of Service
+	err  error
+}
+
+// joined returns what is wrong with the settings whose name begins with one of the prefixes, and with what has no name.
+func joined(errs []settingError, prefixes ...string) error {
+	var all []error
+	for _, e := range errs {
+		if e.name == "" || slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(e.name, prefix) }) {
+			all = append(all, e.err)
+		}
+	}
+	return errors.Join(all...)
+}
+
+// ofTarget are the prefixes of the settings that a target needs; those of others cannot fail it.
+var ofTarget = map[string][]string{
+	"lint": {}, "vet": {}, "test": {"Test."}, "image": {"Image."}, "push": {"AllowPullRequest", "Image."},
+}
+
+// currentFor is Current for a target: what is wrong with the settings of others is not its business.
+func currentFor(target string) (Service, error) {
+	prefixes, ok := ofTarget[target]
+	if !ok {
+		prefixes = []string{""}
+	}
+	s, _, errs := resolve(Configured(), os.Getenv)
+	return s, joined(errs, prefixes...)
+}
+
+func resolve(s Service, getenv func(string) string) (Service, []Setting, []settingError) {
 	r := &resolver{getenv: getenv}
 	str(r, &s.Dir, "Dir", "", ".")
 	modulePath, err := readModulePath(s.Dir)
 	if err != nil {
-		return s, nil, err
+		return s, nil, []settingError{{err: err}}
 	}
 	str(r, &s.Name, "Name", "", nameOf(modulePath))
 	str(r, &s.Build, "Build", "", "build")
-	value(r, &s.AllowPullRequest, "AllowPullRequest", "ALLOW_PULL_REQUEST", false, strconv.ParseBool)
+	value(r, &s.AllowPullRequest, "AllowPullRequest", "ALLOW_PULL_REQUEST", false, truth)
 
 	str(r, &s.Test.Packages, "Test.Packages", "TEST_PACKAGES", "./...")
 	value(r, &s.Test.Timeout, "Test.Timeout", "TEST_TIMEOUT", 300*time.Second, positiveDuration)
@@ -60,29 +94,35 @@ func resolve(s Service, getenv func(string) string) (Service, []Setting, error) 
 	str(r, &s.Image.Main, "Image.Main", "IMAGE_MAIN", "")
 	str(r, &s.Image.Base, "Image.Base", "IMAGE_BASE", "")
 	str(r, &s.Image.Platform, "Image.Platform", "IMAGE_PLATFORM", "linux/amd64")
-	value(r, &s.Image.AllowDirty, "Image.AllowDirty", "ALLOW_DIRTY", false, strconv.ParseBool)
+	value(r, &s.Image.AllowDirty, "Image.AllowDirty", "ALLOW_DIRTY", false, truth)
 
 	str(r, &s.Deploy.Manifests, "Deploy.Manifests", "DEPLOY_MANIFESTS", "deploy")
 	str(r, &s.Deploy.Image, "Deploy.Image", "DEPLOY_IMAGE", "")
 	str(r, &s.Deploy.Context, "Deploy.Context", "KUBE_CONTEXT", "")
 	str(r, &s.Deploy.Namespace, "Deploy.Namespace", "KUBE_NAMESPACE", "")
 	value(r, &s.Deploy.Timeout, "Deploy.Timeout", "DEPLOY_TIMEOUT", 5*time.Minute, positiveDuration)
-	value(r, &s.Deploy.Force, "Deploy.Force", "DEPLOY_FORCE", false, strconv.ParseBool)
+	value(r, &s.Deploy.Force, "Deploy.Force", "DEPLOY_FORCE", false, truth)
 	str(r, &s.Deploy.Environment, "Deploy.Environment", "ENVIRONMENT_REPOSITORY", "")
 	str(r, &s.Deploy.EnvironmentBranch, "Deploy.EnvironmentBranch", "ENVIRONMENT_BRANCH", "")
 	str(r, &s.Deploy.EnvironmentPath, "Deploy.EnvironmentPath", "ENVIRONMENT_PATH", "")
-	return s, r.settings, errors.Join(r.errs...)
+	return s, r.settings, r.errs
 }
 
 // Settings lists every setting with its value and where that came from: the magefile, the environment, or a default.
 // Secrets are no settings: they come from the environment alone and are not listed.
 func Settings(context.Context) error {
-	_, settings, err := resolve(Configured(), os.Getenv)
+	_, settings, errs := resolve(Configured(), os.Getenv)
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	for _, s := range settings {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", s.Name, orDash(s.Value), s.Source, s.Env)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", s.Name, orDash(stage.Mask(s.Value)), s.Source, s.Env)
 	}
-	return errors.Join(err, w.Flush())
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if err := joined(errs, ""); err != nil {
+		return errors.New(stage.Mask(err.Error()))
+	}
+	return nil
 }
 
 func orDash(s string) string {
@@ -112,7 +152,11 @@ func withoutLogin(repository string) string {
 type resolver struct {
 	getenv   func(string) string
 	settings []Setting
-	errs     []error
+	errs     []settingError
+}
+
+func (r *resolver) fail(name string, err error) {
+	r.errs = append(r.errs, settingError{name, err})
 }
 
 func (r *resolver) add(name, env, text, source string) {
@@ -130,7 +174,7 @@ func value[T comparable](r *resolver, p *T, name, env string, def T, parse func(
 			source = "environment"
 			v, err := parse(text)
 			if err != nil {
-				r.errs = append(r.errs, fmt.Errorf("reading the setting %s from %s=%q: %w", name, env, text, err))
+				r.fail(name, fmt.Errorf("reading the setting %s from %s=%q: %w", name, env, text, err))
 			} else {
 				*p = v
 			}
@@ -158,8 +202,16 @@ func str(r *resolver, p *string, name, env, def string) {
 func oneOf(r *resolver, p *string, name, env string, words ...string) {
 	str(r, p, name, env, words[0])
 	if !slices.Contains(words, *p) {
-		r.errs = append(r.errs, fmt.Errorf("the setting %s (%s) is %q; it can be %s", name, env, *p, strings.Join(words, ", ")))
+		r.fail(name, fmt.Errorf("the setting %s (%s) is %q; it can be %s", name, env, *p, strings.Join(words, ", ")))
 	}
+}
+
+func truth(s string) (bool, error) {
+	v, err := strconv.ParseBool(s)
+	if err != nil {
+		return false, errors.New("this is neither; write true or false")
+	}
+	return v, nil
 }
 
 func positiveDuration(s string) (time.Duration, error) {

@@ -36,9 +36,33 @@ func env(vars map[string]string) func(string) string {
 	return func(name string) string { return vars[name] }
 }
 
+// resolved is resolve with all that is wrong as one error.
+func resolved(s Service, getenv func(string) string) (Service, []Setting, error) {
+	s, settings, errs := resolve(s, getenv)
+	return s, settings, joined(errs, "")
+}
+
+// What is wrong with the settings of another target is not a target's business.
+func TestSettingsOfOthersFailNobody(t *testing.T) {
+	t.Chdir(newModule(t, "module example.org/pay\n"))
+	t.Setenv("TEST_TIMEOUT", "5")
+	t.Setenv("ALLOW_DIRTY", "maybe")
+	for target, want := range map[string][]string{
+		"lint": nil, "vet": nil, "test": {"TEST_TIMEOUT"}, "push": {"ALLOW_DIRTY", "write true or false"}, "migrate": {"TEST_TIMEOUT", "ALLOW_DIRTY"},
+	} {
+		_, err := currentFor(target)
+		if want == nil {
+			assert.NoError(t, err, target)
+		}
+		for _, text := range want {
+			assert.ErrorContains(t, err, text, target)
+		}
+	}
+}
+
 func TestResolvePrecedence(t *testing.T) {
 	dir := newModule(t, "module git.example.org/Shop/Pay/v2\n")
-	s, settings, err := resolve(Service{
+	s, settings, err := resolved(Service{
 		Dir:  dir,
 		Test: TestSettings{Coverage: 80},
 	}, env(map[string]string{"COVERAGE_THRESHOLD": "50", "TEST_TIMEOUT": " 90s ", "REGISTRY_HOST": "registry.example.org:5000", "ALLOW_DIRTY": "1"}))
@@ -65,7 +89,7 @@ func TestResolvePrecedence(t *testing.T) {
 
 func TestResolveTellsEveryMistake(t *testing.T) {
 	dir := newModule(t, "module example.org/x\n")
-	_, _, err := resolve(Service{Dir: dir, Image: ImageSettings{Builder: "podman"}}, env(map[string]string{
+	_, _, err := resolved(Service{Dir: dir, Image: ImageSettings{Builder: "podman"}}, env(map[string]string{
 		"COVERAGE_THRESHOLD": "lots",
 		"TEST_TIMEOUT":       "-3s",
 		"TEST_RACE":          "maybe",
@@ -78,11 +102,11 @@ func TestResolveTellsEveryMistake(t *testing.T) {
 }
 
 func TestResolveOutsideAModule(t *testing.T) {
-	_, _, err := resolve(Service{Dir: t.TempDir()}, env(nil))
+	_, _, err := resolved(Service{Dir: t.TempDir()}, env(nil))
 	require.Error(t, err)
 	assert.Contains(t, err.Error(), "go mod init")
 
-	_, _, err = resolve(Service{Dir: newModule(t, "// nothing\n")}, env(nil))
+	_, _, err = resolved(Service{Dir: newModule(t, "// nothing\n")}, env(nil))
 	require.Error(t, err)
 	assert.Contains(t, err.Error(), "names no module")
 }
@@ -151,7 +175,7 @@ func TestWithoutLogin(t *testing.T) {
 }
 
 func TestSettingsHoldNoLogin(t *testing.T) {
-	_, settings, err := resolve(Service{Dir: newModule(t, "module example.org/pay\n")}, env(map[string]string{
+	_, settings, err := resolved(Service{Dir: newModule(t, "module example.org/pay\n")}, env(map[string]string{
 		"ENVIRONMENT_REPOSITORY": "https://user:secret@git.example.org/env.git",
 	}))
 	require.NoError(t, err)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/grimoire-build/grimoire/internal/atomicfile"
 	"github.com/grimoire-build/grimoire/internal/stage"
 )
 
@@ -20,6 +21,8 @@ import (
 //		mg.CtxDeps(ctx, Test)
 //		return targets.Stage(ctx, "migrate", func(ctx context.Context) error { … })
 //	}
+//
+// After a stage has failed no other begins, unless it has the option Always.
 //
 // A target that only puts others in order is one too, with a nil body: the run's account comes when the stage of the target
 // that was asked for has ended.
@@ -52,7 +55,7 @@ func RunStage(ctx context.Context, name string, body func(context.Context, Servi
 	var options []stage.Option
 	if plan != nil {
 		options = append(options, Plan(func(ctx context.Context) (string, error) {
-			s, err := Current()
+			s, err := currentFor(name)
 			if err != nil {
 				return "", err
 			}
@@ -60,10 +63,11 @@ func RunStage(ctx context.Context, name string, body func(context.Context, Servi
 		}))
 	}
 	return Stage(ctx, name, func(ctx context.Context) error {
-		s, err := Current()
+		s, err := currentFor(name)
 		if err != nil {
 			return err
 		}
+		_ = ignore(filepath.Join(s.Dir, s.Build)) // who needs the folder says so
 		stage.Report(filepath.Join(s.Dir, s.Build))
 		stage.Describe(s.Name, "")
 		return body(ctx, s)
@@ -73,6 +77,16 @@ func RunStage(ctx context.Context, name string, body func(context.Context, Servi
 func init() {
 	stage.Known("lint", "vet", "test")
 	stage.WatchCycles()
+}
+
+// ignore makes the folder for what a run makes, and has git leave it alone: else what a run made would be a change that no
+// commit holds.
+func ignore(build string) error {
+	file := filepath.Join(build, ".gitignore")
+	if _, err := os.Stat(file); err == nil {
+		return nil
+	}
+	return atomicfile.Write(file, []byte("*\n"))
 }
 
 var imageProvider struct {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -22,7 +21,7 @@ import (
 
 // Lint checks the Go files of every module: gofmt, go.mod and go.sum drift, go vet, staticcheck. Findings are printed as
 // file:line:col: message. Nothing is changed, and nothing has to be installed: staticcheck is pinned by version and checksum,
-// and built once a machine. It runs when go vet has no findings, and not in modules named magefiles, where it would read all
+// and built once a machine. Files that only mage builds are checked for their format alone. Staticcheck runs when go vet has no findings, and not in modules named magefiles, where it would read all
 // of the toolkit's dependencies to check a few one-line functions.
 func Lint(ctx context.Context) error {
 	return RunStage(ctx, "lint", lint, func(ctx context.Context, s Service) (string, error) {
@@ -43,17 +42,16 @@ func lint(ctx context.Context, s Service) error {
 	if err != nil {
 		return err
 	}
+	show(ctx, s, findings)
 	for _, module := range modules {
 		drift, err := gocheck.Tidy(ctx, filepath.Join(s.Dir, module))
 		if err != nil {
-			return err
+			return errors.Join(err, failed(findings))
 		}
-		findings = append(findings, within(module, drift)...)
+		drift = within(module, drift)
+		show(ctx, s, drift)
+		findings = append(findings, drift...)
 	}
-	for _, f := range findings {
-		fmt.Fprintln(process.Output(ctx), f)
-	}
-	annotate(ctx, s, findings)
 	if err := Vet(ctx); err != nil {
 		if len(findings) == 0 {
 			return err
@@ -73,6 +71,14 @@ func lint(ctx context.Context, s Service) error {
 		findings = append(findings, found...)
 	}
 	return failed(findings)
+}
+
+// show prints findings, and annotates the files with them.
+func show(ctx context.Context, s Service, findings []gocheck.Finding) {
+	for _, f := range findings {
+		fmt.Fprintln(process.Output(ctx), f)
+	}
+	annotate(ctx, s, findings)
 }
 
 // annotate shows findings where the forge shows the files.
@@ -144,7 +150,14 @@ func Test(ctx context.Context) error {
 	return RunStage(ctx, "test",
 		func(ctx context.Context, s Service) error {
 			options := testOptions(s)
-			options.Output = process.Output(ctx)
+			options.Output, options.Mask = process.Output(ctx), stage.Mask
+			inWorkspace, err := gocheck.InWorkspace(ctx, s.Dir)
+			if err != nil {
+				return err
+			}
+			if !inWorkspace {
+				options.Env = append(options.Env, "GOWORK=off")
+			}
 			result, err := gotest.Run(ctx, options)
 			if result != nil {
 				annotateTests(ctx, s, result.Failures)
@@ -189,7 +202,7 @@ func testOptions(s Service) gotest.Options {
 		Timeout:   s.Test.Timeout,
 		Coverage:  s.Test.Coverage,
 		ReportDir: filepath.Join(s.Dir, s.Build),
-		Env:       withoutCredentials(os.Environ()),
+		Env:       withoutCredentials(process.Env()),
 	}
 	switch s.Test.Race {
 	case "on", "off":

@@ -130,14 +130,19 @@ func Run(ctx context.Context, o Options) error {
 func pipeline(ctx context.Context, o Options, env []string) (string, error) {
 	args := append(append([]string(nil), o.Mage[1:]...), "-d", o.Service, "ci", "deploy")
 	cmd := process.Command(process.WithGrace(ctx, o.Grace), o.Mage[0], args...)
-	cmd.Env = append(append(cleanEnv(os.Environ()), env...), "PIPELINE_TABLE=off") // the account has it
+	cmd.Env = append(append(cleanEnv(os.Environ()), env...), "PIPELINE_TABLE=off", // the account has it
+		"ALLOW_PULL_REQUEST=true") // nothing leaves the machine
 	var stdout bytes.Buffer
 	cmd.Stdout = &stdout
 	zerolog.Ctx(ctx).Info().Msgf("running mage ci deploy in %s; the first time, its magefile is compiled for a minute or so", o.Service)
 	if err := process.Run(ctx, cmd); err != nil {
 		return "", fmt.Errorf("%w; the reason stands above", err)
 	}
-	return lastLine(stdout.String()), nil
+	reference := lastLine(stdout.String())
+	if reference == "" {
+		return "", errors.New("the pipeline printed no image; the reason stands above")
+	}
+	return reference, nil
 }
 
 // cleanEnv drops what would make the demo another one on another machine: a login, a cluster, a registry of the user's.
@@ -147,7 +152,8 @@ func cleanEnv(environ []string) []string {
 		name, _, _ := strings.Cut(entry, "=")
 		switch {
 		case hasAnyPrefix(name, "REGISTRY_", "IMAGE_", "DEPLOY_", "ENVIRONMENT_", "KUBE_", "TEST_", "MAGEFILE_"),
-			name == "DOCKERFILE", name == "ALLOW_DIRTY", name == "COVERAGE_THRESHOLD", name == "DRY_RUN":
+			name == "DOCKERFILE", name == "ALLOW_DIRTY", name == "COVERAGE_THRESHOLD", name == "DRY_RUN",
+			name == "GITHUB_OUTPUT", name == "GITHUB_STEP_SUMMARY":
 		default:
 			kept = append(kept, entry)
 		}

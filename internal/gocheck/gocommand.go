@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/rs/zerolog"
 	"golang.org/x/mod/modfile"
 
 	"github.com/grimoire-build/grimoire/internal/process"
@@ -21,7 +22,8 @@ import (
 )
 
 // Tidy finds a go.mod or go.sum of the module in dir that `go mod tidy` would change, and prints the difference. Modules that
-// cannot be downloaded are an error, no difference.
+// cannot be downloaded are an error, no difference; in a workspace, whose modules may need each other without being published,
+// they are a warning.
 func Tidy(ctx context.Context, dir string) ([]Finding, error) {
 	cmd := process.Command(ctx, "go", "mod", "tidy", "-diff")
 	cmd.Dir = dir
@@ -35,6 +37,10 @@ func Tidy(ctx context.Context, dir string) ([]Finding, error) {
 	}
 	err = fmt.Errorf("comparing go.mod with the code: %w", err)
 	var failed *process.Error
+	if path, werr := workspace(ctx, dir); werr == nil && path != "" && ctx.Err() == nil {
+		zerolog.Ctx(ctx).Warn().Err(err).Msg("go mod tidy looks past go.work, so go.mod and go.sum are not compared with the code")
+		return nil, nil
+	}
 	if errors.As(err, &failed) && unreachable.MatchString(failed.Stderr) {
 		err = fmt.Errorf("%w; go mod tidy needs the modules of the tests of dependencies too: set GOPROXY to a proxy that can be reached", err)
 	}
@@ -82,7 +88,7 @@ func run(ctx context.Context, dir, name string, command, patterns []string) ([]F
 	args := append(slices.Clone(command[1:]), "--")
 	cmd := process.Command(ctx, command[0], append(args, patterns...)...)
 	cmd.Dir = dir
-	known, err := inWorkspace(ctx, dir)
+	known, err := InWorkspace(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -107,22 +113,16 @@ func run(ctx context.Context, dir, name string, command, patterns []string) ([]F
 // noPackages is all that go vet says of a module without packages, for which it exits with an error.
 var noPackages = regexp.MustCompile(`\A(?:go: warning: ".*" matched no packages\n)+no packages to vet\n\z`)
 
-// inWorkspace reports whether the workspace that dir is in, if any, uses the module there. Where it does not, the go command
+// InWorkspace reports whether the workspace that dir is in, if any, uses the module there. Where it does not, the go command
 // would refuse to look at the module's packages.
-func inWorkspace(ctx context.Context, dir string) (bool, error) {
-	cmd := process.Command(ctx, "go", "env", "GOWORK")
-	cmd.Dir = dir
-	out, err := process.Capture(ctx, cmd)
-	if err != nil {
-		return false, fmt.Errorf("asking for the workspace: %w", err)
-	}
-	path := strings.TrimSpace(string(out))
-	if path == "" || path == "off" {
-		return true, nil
+func InWorkspace(ctx context.Context, dir string) (bool, error) {
+	path, err := workspace(ctx, dir)
+	if err != nil || path == "" {
+		return true, err
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return false, fmt.Errorf("reading the workspace: %w", err)
+		return false, fmt.Errorf("reading the workspace: %w; set GOWORK to its go.work, or to off", err)
 	}
 	work, err := modfile.ParseWork(path, data, nil)
 	if err != nil {
@@ -142,6 +142,20 @@ func inWorkspace(ctx context.Context, dir string) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// workspace returns the go.work that is in use in dir, empty where there is none.
+func workspace(ctx context.Context, dir string) (string, error) {
+	cmd := process.Command(ctx, "go", "env", "GOWORK")
+	cmd.Dir = dir
+	out, err := process.Capture(ctx, cmd)
+	if err != nil {
+		return "", fmt.Errorf("asking for the workspace: %w", err)
+	}
+	if path := strings.TrimSpace(string(out)); path != "off" {
+		return path, nil
+	}
+	return "", nil
 }
 
 // position is how the go command, vet and staticcheck begin a finding; vet puts its name before a compiler's error.

@@ -42,7 +42,7 @@ func TestGolden(t *testing.T) {
 			if code := content(archive, "exit"); code != "" {
 				exit = errors.New("exit status " + strings.TrimSpace(code))
 			}
-			s, err := newSource(t.Context(), dir, dir)
+			s, err := newSource(t.Context(), Options{Dir: dir, Root: dir})
 			require.NoError(t, err)
 
 			var printed bytes.Buffer

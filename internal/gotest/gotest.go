@@ -56,6 +56,8 @@ type Options struct {
 	Output io.Writer
 	// Env is the environment of the tests, each "NAME=value". Default: this process's.
 	Env []string
+	// Mask strikes secrets out of the JUnit report. Default: nothing is.
+	Mask func(string) string
 }
 
 // Validate says what is wrong with the options. Run calls it.
@@ -163,7 +165,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	source, err := newSource(ctx, o.Dir, o.Root)
+	source, err := newSource(ctx, o)
 	if err != nil {
 		return nil, err
 	}
@@ -193,7 +195,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	run := events.close(runErr)
 
 	result := run.result()
-	reportErr := writeJUnit(filepath.Join(reports, JUnit), run, start, time.Since(start))
+	reportErr := writeJUnit(filepath.Join(reports, JUnit), run, start, time.Since(start), o.Mask)
 	if ctx.Err() != nil {
 		return result, errors.Join(interrupted(run, runErr), reportErr)
 	}
@@ -202,7 +204,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	}
 	coverage, err := readCoverage(profile, source)
 	if err == nil {
-		err = coverPage(ctx, o.Dir, profile, filepath.Join(reports, CoverPage))
+		err = coverPage(ctx, o, profile, filepath.Join(reports, CoverPage))
 	}
 	reportErr = errors.Join(reportErr, err)
 	result.Coverage = coverage.percent()
@@ -247,14 +249,14 @@ func interrupted(r *run, err error) error {
 }
 
 // coverPage writes the page beside its place first: half a page is worse than none.
-func coverPage(ctx context.Context, dir, profile, page string) error {
+func coverPage(ctx context.Context, o Options, profile, page string) error {
 	if _, err := os.Stat(profile); errors.Is(err, os.ErrNotExist) {
 		return nil // go test writes none where it has run nothing
 	}
 	tmp := page + ".tmp"
 	defer os.Remove(tmp)
 	cmd := process.Command(ctx, "go", "tool", "cover", "-html="+profile, "-o="+tmp)
-	cmd.Dir = dir
+	cmd.Dir, cmd.Env = o.Dir, o.Env
 	if _, err := process.Capture(ctx, cmd); err != nil {
 		return fmt.Errorf("making the coverage page: %w", err)
 	}

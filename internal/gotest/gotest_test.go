@@ -590,7 +590,7 @@ func FuzzJUnit(f *testing.F) {
 		r.event(event{Action: "fail", Package: "m", Test: name})
 		kept := string(r.run.byPath["m"].byName[name].output.data)
 		path := filepath.Join(t.TempDir(), JUnit)
-		require.NoError(t, writeJUnit(path, r.close(nil), time.Unix(0, 0), 0))
+		require.NoError(t, writeJUnit(path, r.close(nil), time.Unix(0, 0), 0, nil))
 		data, err := os.ReadFile(path)
 		require.NoError(t, err)
 		var back testsuites

@@ -55,10 +55,13 @@ type (
 const maxReport = 256 << 10
 
 // writeJUnit writes the report of a run that began at start.
-func writeJUnit(path string, r *run, start time.Time, took time.Duration) error {
+func writeJUnit(path string, r *run, start time.Time, took time.Duration, mask func(string) string) error {
 	data, err := xml.MarshalIndent(r.junit(start, took), "", "  ")
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	if mask != nil {
+		data = []byte(mask(string(data)))
 	}
 	return atomicfile.Write(path, append([]byte(xml.Header), append(data, '\n')...))
 }

@@ -36,9 +36,9 @@ type position struct {
 }
 
 // newSource asks the go command for the modules under test.
-func newSource(ctx context.Context, dir, root string) (*source, error) {
+func newSource(ctx context.Context, o Options) (*source, error) {
 	s := &source{tests: map[string]map[string]position{}, lines: map[string][]string{}}
-	for to, from := range map[*string]string{&s.dir: dir, &s.root: root} {
+	for to, from := range map[*string]string{&s.dir: o.Dir, &s.root: o.Root} {
 		abs, err := filepath.Abs(from)
 		if err != nil {
 			return nil, err
@@ -46,7 +46,7 @@ func newSource(ctx context.Context, dir, root string) (*source, error) {
 		*to = physical(abs)
 	}
 	cmd := process.Command(ctx, "go", "list", "-m", "-f", "{{.Path}}\t{{.Dir}}")
-	cmd.Dir = dir
+	cmd.Dir, cmd.Env = o.Dir, o.Env
 	out, err := process.Capture(ctx, cmd)
 	if err != nil {
 		return nil, fmt.Errorf("asking for the module: %w", err)

@@ -9,7 +9,10 @@ import (
 )
 
 // secretName matches the names of variables that hold secrets by convention: REGISTRY_PASS, GITHUB_TOKEN, AWS_SECRET_ACCESS_KEY.
-var secretName = regexp.MustCompile(`(?i)(^|_)(PASS|PASSWD|PASSWORD|PASSPHRASE|SECRET|SECRETS|TOKEN|CREDENTIALS?|APIKEY|API_KEY|ACCESS_KEY|PRIVATE_KEY|AUTH|AUTHORIZATION)(_|$)`)
+var secretName = regexp.MustCompile(`(?i)(^|_)(PASS|PASSWD|PASSWORD|PASSPHRASE|SECRET|SECRETS|TOKEN|CREDENTIALS?|APIKEY|API_KEY|ACCESS_KEY|PRIVATE_KEY|AUTH|AUTHORIZATION|WEBHOOK)(_|$)`)
+
+// passwordName matches the names of variables that hold passwords, which may be numbers.
+var passwordName = regexp.MustCompile(`(?i)(^|_)(PASS|PASSWD|PASSWORD|PASSPHRASE|SECRET|PIN)(_|$)`)
 
 // kubeconfigSecret matches the fields of a kubeconfig that are secrets.
 var kubeconfigSecret = regexp.MustCompile(`(?m)^[\s-]*(?:token|password|client-key-data|id-token|refresh-token|access-token|client-secret):\s*["']?([^"'\s]+)`)
@@ -41,7 +44,7 @@ func (m *Masker) AddEnviron(environ []string) (parts []string) {
 					part(strings.TrimSpace(plain))
 				}
 			}
-		case secretName.MatchString(name) && !innocent(value):
+		case secretName.MatchString(name) && !innocent(value, passwordName.MatchString(name)):
 			m.Add(value)
 		default:
 			for _, secret := range logins(value) {
@@ -72,9 +75,9 @@ func logins(text string) []string {
 	return secrets
 }
 
-// innocent says that a value is no secret whatever its variable is called.
-func innocent(value string) bool {
-	if plain.MatchString(value) {
+// innocent says that a value is no secret whatever its variable is called; of a password's, a number is one.
+func innocent(value string, password bool) bool {
+	if words.MatchString(value) || !password && number.MatchString(value) {
 		return true
 	}
 	if strings.HasPrefix(value, "/") || strings.HasPrefix(value, "./") {
@@ -84,4 +87,7 @@ func innocent(value string) bool {
 	return false
 }
 
-var plain = regexp.MustCompile(`(?i)^(true|false|yes|no|on|off|none|null|enabled|disabled|required|[0-9]{1,9})$`)
+var (
+	words  = regexp.MustCompile(`(?i)^(true|false|yes|no|on|off|none|null|enabled|disabled|required)$`)
+	number = regexp.MustCompile(`^[0-9]{1,9}$`)
+)

@@ -1,5 +1,5 @@
 // Package mask strikes secrets out of text, in the encodings in which they are met: as they are, in base64 (alone and
-// inside of longer text, as in a basic login), in hexadecimal, and escaped for URLs, JSON and Go strings.
+// inside of longer text, as in a basic login), in hexadecimal, and escaped for URLs, JSON, XML, HTML and Go strings.
 package mask
 
 import (
@@ -7,6 +7,8 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/xml"
+	"html"
 	"io"
 	"net/url"
 	"slices"
@@ -87,6 +89,10 @@ func forms(secret string) []string {
 		add(url.PathEscape(s))
 		add(url.UserPassword("", s).String()[1:])
 		add(strings.Trim(strconv.Quote(s), `"`))
+		add(html.EscapeString(s))
+		var escaped bytes.Buffer
+		_ = xml.EscapeText(&escaped, []byte(s)) // into memory
+		add(escaped.String())
 		for _, escapeHTML := range []bool{true, false} {
 			add(quoteJSON(s, escapeHTML))
 		}

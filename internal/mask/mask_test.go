@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"html"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -37,6 +38,7 @@ func TestMaskEncodings(t *testing.T) {
 		"path":                url.PathEscape(secret),
 		"login":               (&url.URL{Scheme: "https", User: url.UserPassword("u", secret), Host: "h"}).String(),
 		"JSON":                string(quoted),
+		"HTML":                html.EscapeString(secret),
 		"Go":                  fmt.Sprintf("%q", secret),
 	}
 	var m mask.Masker
@@ -107,12 +109,12 @@ func TestAddEnviron(t *testing.T) {
 		"ENVIRONMENT_REPOSITORY=https://bot:pass%2Fword1@git.example.org/envs.git",
 		"GIT_URL=https://only-a-token@git.example.org/x",
 		"OTEL_EXPORTER_OTLP_HEADERS=authorization=Basic%20Zm9vOmJhcg==,x=y",
-		"TOKEN_FILE=" + file, "PASSWORD_REQUIRED=true", "TOKEN_BUDGET=100000", "HOME=/home/somebody", "KEYBOARD=qwertyuiop",
+		"TOKEN_FILE=" + file, "PASSWORD_REQUIRED=true", "TOKEN_BUDGET=100000", "DB_PASSWORD=12345678", "SLACK_WEBHOOK_URL=https://hooks.example.org/T0/B0/xyz", "HOME=/home/somebody", "KEYBOARD=qwertyuiop",
 		"SSH_AUTH_SOCK=" + file,
 	})
 	for _, s := range []string{
 		"registry-pass", "ghs_0123456789", "wJalrXUtnF", "eyJhbGciOi.x", "LS0tLS1CRUdJTg==", "pass/word1", "pass%2Fword1",
-		"only-a-token", "Basic Zm9vOmJhcg==",
+		"only-a-token", "12345678", "https://hooks.example.org/T0/B0/xyz", "Basic Zm9vOmJhcg==",
 	} {
 		assert.Equal(t, "<"+mask.Mark+">", strings.ReplaceAll(m.Mask("<"+s+">"), "==>", ">"), s)
 	}
