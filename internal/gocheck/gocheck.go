@@ -62,13 +62,23 @@ func walk(root string, visit func(path string, entry fs.DirEntry)) error {
 		switch {
 		case err != nil:
 			return err
-		case entry.IsDir() && foreign(path, entry.Name()):
+		case entry.IsDir() && (foreign(path, entry.Name()) || made(root, path)):
 			return fs.SkipDir
 		case !entry.IsDir():
 			visit(filepath.FromSlash(path), entry)
 		}
 		return nil
 	})
+}
+
+// made reports whether path is the folder build of the root, and what is in it was made by a run: then git has been told to
+// ignore all of it.
+func made(root, path string) bool {
+	if path != "build" {
+		return false
+	}
+	ignored, err := os.ReadFile(filepath.Join(root, path, ".gitignore"))
+	return err == nil && strings.TrimSpace(string(ignored)) == "*"
 }
 
 func foreign(path, name string) bool {
