@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -161,6 +162,7 @@ func Test(ctx context.Context) error {
 			result, err := gotest.Run(ctx, options)
 			if result != nil {
 				annotateTests(ctx, s, result.Failures)
+				defer tellLeftOut(ctx, result.LeftOut)
 			}
 			if err != nil {
 				return err
@@ -181,6 +183,23 @@ func Test(ctx context.Context) error {
 			}
 			return text, nil
 		})
+}
+
+// tellLeftOut says which tests were skipped, together those with the same reason.
+func tellLeftOut(ctx context.Context, tests []gotest.Test) {
+	byReason := map[string][]string{}
+	for _, t := range tests {
+		byReason[t.Message] = append(byReason[t.Message], t.Name)
+	}
+	for _, reason := range slices.Sorted(maps.Keys(byReason)) {
+		names := byReason[reason]
+		const most = 5
+		text := strings.Join(names[:min(most, len(names))], ", ")
+		if more := len(names) - most; more > 0 {
+			text += fmt.Sprintf(" and %d more", more)
+		}
+		zerolog.Ctx(ctx).Info().Str("reason", reason).Msgf("left out: %s", text)
+	}
 }
 
 // annotateTests shows failures where the forge shows the files.

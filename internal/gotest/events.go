@@ -324,6 +324,7 @@ func (r *run) result() *Result {
 				result.Failed++
 			case skipped:
 				result.Skipped++
+				result.LeftOut = append(result.LeftOut, r.describe(p, t))
 			}
 			if !p.cached && !parents[t.name] && t.seconds > 0 {
 				result.Slowest = append(result.Slowest, r.describe(p, t))

@@ -118,6 +118,8 @@ type Result struct {
 	Cached int
 	// Coverage is the share of statements that the tests ran, in percent; where tests failed, of the packages that passed.
 	Coverage float64
+	// LeftOut are the tests that were skipped, with the reason as their message.
+	LeftOut []Test
 	// Slowest are the tests that took longest, slowest first, without those from the cache: ten at most.
 	Slowest []Test
 	// Failures are the tests that failed, without those that failed by a subtest of theirs, and the packages that failed

@@ -66,6 +66,14 @@ func TestOne(t *testing.T) {
 }
 
 func TestSkipped(t *testing.T) { t.Skip("not today") }
+
+func TestHelped(t *testing.T) { needsEngine(t) }
+
+func needsEngine(t *testing.T) {
+	t.Helper()
+	t.Log("looking")
+	t.Skip("needs an engine")
+}
 -- sub/sub.go --
 package sub
 `
@@ -74,12 +82,18 @@ func TestRunPasses(t *testing.T) {
 	dir := tree(t, half)
 	result, out, report, err := goTest(t, Options{Dir: dir, Coverage: 50})
 	require.NoError(t, err)
-	assert.Equal(t, &Result{Passed: 1, Skipped: 1, Coverage: 50}, result)
+	require.Len(t, result.LeftOut, 2)
+	assert.Equal(t, "a_test.go:12: TestSkipped", result.LeftOut[0].String())
+	assert.Equal(t, "not today", result.LeftOut[0].Message)
+	assert.Equal(t, "a_test.go:14: TestHelped", result.LeftOut[1].String())
+	assert.Equal(t, "needs an engine", result.LeftOut[1].Message)
+	result.LeftOut = nil
+	assert.Equal(t, &Result{Passed: 1, Skipped: 2, Coverage: 50}, result)
 	assert.Contains(t, out, "ok  \texample.org/m\t")
 	assert.NotContains(t, out, "quiet when it passes")
 	assert.NotContains(t, out, `"Action"`)
-	assert.Equal(t, 2, report.Tests)
-	assert.Equal(t, 1, report.Skipped)
+	assert.Equal(t, 3, report.Tests)
+	assert.Equal(t, 2, report.Skipped)
 	for _, name := range []string{CoverProfile, CoverPage, JUnit} {
 		assert.FileExists(t, filepath.Join(dir, "build", name))
 	}

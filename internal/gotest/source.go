@@ -145,9 +145,18 @@ func (s *source) failed(pkg string, output []byte) (position, string) {
 	return s.spoke(pkg, output, func(code string) bool { return !logs.MatchString(code) })
 }
 
-// skipped is where a test was skipped, and what it said there.
+// skipped is where a test was skipped, and what it said there. Where no line of code that was said from skips, a helper has, and
+// the last that was said is the reason.
 func (s *source) skipped(pkg string, output []byte) (position, string) {
-	return s.spoke(pkg, output, skips.MatchString)
+	at, reason := s.spoke(pkg, output, skips.MatchString)
+	if at.file != "" {
+		return at, reason
+	}
+	last := ""
+	if all := said.FindAllSubmatch(output, -1); len(all) > 0 {
+		last = string(bytes.TrimSpace(all[len(all)-1][3]))
+	}
+	return position{}, last
 }
 
 // spoke is the first position in a test's output whose line of code is of a kind, and what was said there.
