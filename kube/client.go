@@ -110,7 +110,8 @@ func withoutLogins(err error) error {
 // silence is how long the API server may take to begin an answer. One to a watch begins at once too.
 const silence = time.Minute
 
-// impatient gives up on requests to which no answer begins.
+// impatient gives up on requests to which no answer begins, and on answers that break off without their connection's end. A watch
+// may be silent between two events.
 type impatient struct {
 	next     http.RoundTripper
 	patience time.Duration // silence where it is zero
@@ -120,9 +121,10 @@ type impatient struct {
 func (i impatient) RoundTrip(req *http.Request) (*http.Response, error) {
 	patience := cmp.Or(i.patience, silence)
 	ctx, cancel := context.WithCancelCause(req.Context())
-	late := time.AfterFunc(patience, func() {
+	giveUp := func() {
 		cancel(fmt.Errorf("%s does not answer for %s; look at the API server, and at what is between it and this machine", req.URL.Host, patience))
-	})
+	}
+	late := time.AfterFunc(patience, giveUp)
 	resp, err := i.next.RoundTrip(req.WithContext(ctx))
 	if !late.Stop() && err != nil && req.Context().Err() == nil {
 		return nil, context.Cause(ctx)
@@ -131,14 +133,34 @@ func (i impatient) RoundTrip(req *http.Request) (*http.Response, error) {
 		cancel(nil)
 		return nil, err
 	}
-	resp.Body = &cancelled{resp.Body, cancel}
+	body := &cancelled{ReadCloser: resp.Body, ctx: ctx, cancel: cancel}
+	if req.URL.Query().Get("watch") != "true" {
+		body.patience, body.giveUp = patience, giveUp
+	}
+	resp.Body = body
 	return resp, nil
 }
 
 // cancelled is a body that frees its request's context.
 type cancelled struct {
 	io.ReadCloser
-	cancel context.CancelCauseFunc
+	ctx      context.Context
+	cancel   context.CancelCauseFunc
+	patience time.Duration // for a part of it; zero is for ever
+	giveUp   func()
+}
+
+// Read implements io.Reader.
+func (c *cancelled) Read(p []byte) (int, error) {
+	if c.patience == 0 {
+		return c.ReadCloser.Read(p)
+	}
+	late := time.AfterFunc(c.patience, c.giveUp)
+	n, err := c.ReadCloser.Read(p)
+	if !late.Stop() && err != nil {
+		err = context.Cause(c.ctx)
+	}
+	return n, err
 }
 
 // Close implements io.Closer.

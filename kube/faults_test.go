@@ -41,6 +41,20 @@ func TestApplyGivesUpOnASilentServer(t *testing.T) {
 	assert.Less(t, time.Since(start), 5*time.Second, "it is not asked again and again")
 }
 
+func TestApplyGivesUpOnHalfAnAnswer(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write([]byte(`{"kind":"APIResourceList","resources":[`))
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	}))
+	defer server.Close()
+	client, err := kube.Connect(kube.Config{Data: kubeconfig(server.URL, "c")}.WithPatience(50 * time.Millisecond))
+	require.NoError(t, err)
+	_, err = client.Apply(t.Context(), configMaps(t, ""), kube.ApplyOptions{})
+	require.ErrorContains(t, err, server.Listener.Addr().String()+" does not answer for 50ms")
+}
+
 func TestApplyRefusesWhatTheNamespaceMakesOne(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		assert.Equal(t, http.MethodGet, r.Method, "nothing is applied")
