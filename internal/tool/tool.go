@@ -105,6 +105,11 @@ func Cached(name, version string, build func(dir string) error) (string, error) 
 	if err != nil {
 		return "", fmt.Errorf("there is no folder to keep it in: %w; set HOME or XDG_CACHE_HOME", err)
 	}
+	return CachedIn(user, name, version, build)
+}
+
+// CachedIn is Cached with the user's folder for caches.
+func CachedIn(user, name, version string, build func(dir string) error) (string, error) {
 	cache := filepath.Join(user, "grimoire", "tools")
 	home := filepath.Join(cache, name+"-"+version)
 	exe := filepath.Join(home, name+ExeSuffix())
