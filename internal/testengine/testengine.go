@@ -1,0 +1,215 @@
+// Package testengine runs a Docker Engine of its own on this machine: with its own images, processes and mounts, and no
+// bridge or firewall rule. It shares the machine's network, so it reaches registries on loopback.
+package testengine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/grimoire-build/grimoire/internal/sandbox"
+	"github.com/grimoire-build/grimoire/internal/testregistry"
+)
+
+// SharedDir is where the engine that people and tests share keeps its files, in the checkout.
+const SharedDir = "build/engine"
+
+// starting is how long an engine may take until it answers.
+const starting = time.Minute
+
+// longestSocket is how long the path of a socket may be. Source: unix(7)
+const longestSocket = 107
+
+// Options say what engine Start starts.
+type Options struct {
+	// Dir is where the engine keeps its files, removed with it; default a temporary folder.
+	Dir string
+	// Detach keeps the engine when the program that started it ends; sandbox.Down ends it.
+	Detach bool
+	// Until is the id of a process with which a detached one ends too; default none.
+	Until int
+	// StandIns has the engine know the images that StandIns names. No registry is asked for them.
+	StandIns bool
+	// Progress is told of each step; default nobody.
+	Progress func(string)
+}
+
+// Engine is one that runs.
+type Engine struct {
+	// Host is what DOCKER_HOST has to be.
+	Host string
+	// Certificates is where a folder HOST:PORT with a file ca.crt names the authority of a registry.
+	Certificates string
+
+	client  *http.Client
+	sandbox *sandbox.Sandbox
+}
+
+// Socket returns the path of the socket of the engine in dir.
+func Socket(dir string) string { return filepath.Join(dir, "docker.sock") }
+
+// Certificates returns the folder of the authorities that the engine in dir trusts.
+func Certificates(dir string) string { return filepath.Join(dir, "certs.d") }
+
+// Supported says what this machine lacks for an engine, and how to get it.
+func Supported() error {
+	_, missing := exec.LookPath("dockerd")
+	switch {
+	case runtime.GOOS != "linux":
+		return errors.New("a Docker Engine of our own needs Linux; start Docker Desktop, or set DOCKER_HOST to where one runs")
+	case os.Geteuid() != 0:
+		return errors.New("a Docker Engine of our own needs root; run it as root, start Docker, or set DOCKER_HOST to where one runs")
+	case missing != nil:
+		return errors.New("a Docker Engine of our own needs dockerd; Debian's package docker.io has it")
+	}
+	return nil
+}
+
+// Start starts an engine, and returns when it answers. It ends with the program that started it, however that ends, unless it
+// is detached.
+func Start(ctx context.Context, o Options) (_ *Engine, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("starting a Docker Engine: %w", err)
+		}
+	}()
+	if err := Supported(); err != nil {
+		return nil, err
+	}
+	if o.Progress == nil {
+		o.Progress = func(string) {}
+	}
+	var images []string
+	if o.StandIns {
+		if images, err = standIns(ctx, o.Progress); err != nil {
+			return nil, err
+		}
+	}
+	if o.Dir == "" {
+		if o.Dir, err = sandbox.NewDir("engine"); err != nil {
+			return nil, err
+		}
+	}
+	if o.Dir, err = filepath.Abs(o.Dir); err != nil {
+		return nil, err
+	}
+	if sandbox.Running(o.Dir) {
+		return nil, fmt.Errorf("in %s %w", o.Dir, sandbox.ErrRunning)
+	}
+	socket := Socket(o.Dir)
+	if len(socket) > longestSocket {
+		return nil, fmt.Errorf("%s is too long a path for a socket; use a shorter folder", socket)
+	}
+	certificates := Certificates(o.Dir)
+	if err := os.MkdirAll(certificates, 0o755); err != nil {
+		return nil, err
+	}
+	hosts, err := os.ReadFile("/etc/hosts")
+	if err != nil {
+		return nil, err
+	}
+	hosts = fmt.Appendf(hosts, "\n%s %s\n", testregistry.Address, testregistry.Name)
+	if err := os.WriteFile(filepath.Join(o.Dir, "hosts"), hosts, 0o644); err != nil {
+		return nil, err
+	}
+	s, err := sandbox.Start(ctx, sandbox.Config{
+		Dir: o.Dir,
+		Command: []string{"dockerd", "--host=unix://" + socket, "--data-root=" + filepath.Join(o.Dir, "data"),
+			"--exec-root=/run/docker", "--pidfile=/run/docker.pid", "--cgroup-parent=/" + sandbox.CgroupName(o.Dir),
+			"--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"},
+		Isolate: true,
+		Replace: map[string]string{"/etc/docker/certs.d": certificates, "/etc/hosts": filepath.Join(o.Dir, "hosts")},
+		Detach:  o.Detach,
+		Until:   o.Until,
+	})
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{Host: "unix://" + socket, Certificates: certificates, sandbox: s}
+	e.client = &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		},
+		DisableKeepAlives: true,
+	}}
+	if err = e.await(ctx); err == nil {
+		err = e.load(ctx, images, o.Progress)
+	}
+	if err != nil {
+		return nil, errors.Join(err, e.Stop())
+	}
+	if o.Detach {
+		s.Release()
+	}
+	return e, nil
+}
+
+// Stop ends the engine, and returns when nothing of it is left.
+func (e *Engine) Stop() error { return e.sandbox.Stop() }
+
+// await asks until the engine answers.
+func (e *Engine) await(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, starting, fmt.Errorf("it did not answer after %s", starting))
+	defer cancel()
+	for {
+		err := e.request(ctx, http.MethodGet, "/_ping", nil)
+		if err == nil {
+			return nil
+		}
+		if e.sandbox.Ended() {
+			return fmt.Errorf("it has ended; the end of its log: %s", e.sandbox.Log())
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w; the end of its log: %s", context.Cause(ctx), err, e.sandbox.Log())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// load has the engine take images from files.
+func (e *Engine) load(ctx context.Context, images []string, progress func(string)) error {
+	for _, file := range images {
+		progress("loading " + file)
+		image, err := os.Open(file)
+		if err != nil {
+			return err
+		}
+		err = e.request(ctx, http.MethodPost, "/images/load?quiet=1", image)
+		image.Close()
+		if err != nil {
+			return fmt.Errorf("loading %s: %w", file, err)
+		}
+	}
+	return nil
+}
+
+func (e *Engine) request(ctx context.Context, method, path string, body io.Reader) error {
+	request, err := http.NewRequestWithContext(ctx, method, "http://engine"+path, body)
+	if err != nil {
+		return err
+	}
+	response, err := e.client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	said, err := io.ReadAll(response.Body)
+	if err != nil {
+		return err
+	}
+	// Loading reports its errors in a stream whose status is 200.
+	if response.StatusCode != http.StatusOK || strings.Contains(string(said), `"errorDetail"`) {
+		return fmt.Errorf("%s: %s", response.Status, said)
+	}
+	return nil
+}
