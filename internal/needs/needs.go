@@ -1,0 +1,174 @@
+// Package needs is what tests ask for real infrastructure. In CI what is missing fails the test. Elsewhere the test is left out,
+// with what it needs and how to get it, which the test target repeats at the end.
+package needs
+
+import (
+	"io"
+	"log"
+	"net"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/grimoire-build/grimoire/internal/sandbox"
+	"github.com/grimoire-build/grimoire/internal/testcluster"
+	"github.com/grimoire-build/grimoire/internal/testengine"
+	"github.com/grimoire-build/grimoire/internal/testimage"
+	"github.com/grimoire-build/grimoire/internal/testregistry"
+)
+
+// leaveOut ends the test.
+func leaveOut(t testing.TB, what string, why error) {
+	t.Helper()
+	if os.Getenv("CI") != "" {
+		t.Fatalf("needs %s, which CI has to have: %v", what, why)
+	}
+	t.Skipf("needs %s: %v", what, why)
+}
+
+// checkout is the folder that go.mod is in.
+var checkout = sync.OnceValues(func() (string, error) {
+	pkg := reflect.TypeFor[missing]().PkgPath()
+	out, err := exec.Command("go", "list", "-f", "{{.Module.Dir}}", pkg).Output()
+	return strings.TrimSpace(string(out)), err
+})
+
+// missing is why something is not there.
+type missing string
+
+func (m missing) Error() string { return string(m) }
+
+// Cluster returns the kubeconfig of a cluster with a node, with the context testcluster.ContextName: the one that
+// `go run . cluster:up` keeps. Its nodes can pull from registries on this machine's loopback.
+func Cluster(t testing.TB) string {
+	t.Helper()
+	dir := shared(t, testcluster.SharedDir)
+	kubeconfig := filepath.Join(dir, "kubeconfig")
+	// Read, so that a result that stands in the test cache is another cluster's.
+	if _, err := os.ReadFile(kubeconfig); err != nil || !sandbox.Running(dir) {
+		leaveOut(t, "a cluster", missing("none is up; `go run . cluster:up` starts one"))
+	}
+	return kubeconfig
+}
+
+// Kubectl returns the file of the programs of Kubernetes, of which kubectl is one.
+func Kubectl(t testing.TB) string {
+	t.Helper()
+	exe, err := testcluster.Built(t.Context())
+	if err != nil {
+		leaveOut(t, "kubectl", missing(err.Error()+"; `go run . cluster:up` builds it"))
+	}
+	return exe
+}
+
+// Node asks for what a cluster of the test's own needs.
+func Node(t testing.TB) {
+	t.Helper()
+	if err := testcluster.Supported(); err != nil {
+		leaveOut(t, "a node", err)
+	}
+	Kubectl(t)
+}
+
+// Engine returns the host of a Docker Engine, as DOCKER_HOST has it: the one that `go run . engine:up` keeps, or else one that
+// the environment names or the machine has. It shares this machine's loopback.
+func Engine(t testing.TB) string {
+	t.Helper()
+	for _, host := range []string{"unix://" + testengine.Socket(shared(t, testengine.SharedDir)), os.Getenv("DOCKER_HOST"), "unix:///var/run/docker.sock"} {
+		socket, ok := strings.CutPrefix(host, "unix://")
+		if !ok || runtime.GOOS != "linux" {
+			continue // it may run in a machine of its own
+		}
+		if conn, err := net.DialTimeout("unix", socket, time.Second); err == nil {
+			conn.Close()
+			return host
+		}
+	}
+	leaveOut(t, "a Docker Engine", missing("none answers on this machine; start Docker, or have one of our own by `go run . engine:up`"))
+	return ""
+}
+
+// OwnEngine returns the engine that `go run . engine:up` keeps: it has the stand-in for the base image, and trusts the
+// registries whose authorities are below its folder of certificates.
+func OwnEngine(t testing.TB) (host, certificates string) {
+	t.Helper()
+	dir := shared(t, testengine.SharedDir)
+	if !sandbox.Running(dir) {
+		leaveOut(t, "a Docker Engine of our own", missing("none is up; `go run . engine:up` starts one"))
+	}
+	return "unix://" + testengine.Socket(dir), testengine.Certificates(dir)
+}
+
+// Registry starts a real registry, for as long as the test runs.
+func Registry(t testing.TB, o testregistry.Options) *testregistry.Registry {
+	t.Helper()
+	if err := testregistry.Supported(); err != nil {
+		leaveOut(t, "a registry", err)
+	}
+	r, err := testregistry.Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+// Root asks for the rights of root.
+func Root(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		leaveOut(t, "root", missing("it makes namespaces; run the tests as root"))
+	}
+}
+
+func shared(t testing.TB, dir string) string {
+	t.Helper()
+	root, err := checkout()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(root, filepath.FromSlash(dir))
+}
+
+// App serves a registry on loopback for as long as the test runs, and returns the reference by digest of the image in it: the
+// command internal/testcluster/app, which behaves as its environment says.
+func App(t testing.TB) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "app")
+	if err := sandbox.Build(t.Context(), reflect.TypeFor[testcluster.Cluster]().PkgPath()+"/app", program); err != nil {
+		t.Fatal(err)
+	}
+	image, err := testimage.FromFiles(testimage.Config{Entrypoint: []string{"/app"}}, map[string]string{"app": program})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	t.Cleanup(server.Close)
+	digest, err := image.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	reference, err := name.NewDigest(server.Listener.Addr().String() + "/app@" + digest.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(reference, image); err != nil {
+		t.Fatal(err)
+	}
+	return reference.String()
+}
