@@ -29,6 +29,9 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/grimoire-build/grimoire/internal/needs"
+	"github.com/grimoire-build/grimoire/internal/testregistry"
 )
 
 // gate stands in front of a registry.
@@ -43,11 +46,31 @@ func serveRegistry(t *testing.T, gates ...gate) string {
 }
 
 func gated(gates ...gate) http.Handler {
-	handler := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	return behind(registry.New(registry.Logger(log.New(io.Discard, "", 0))), gates...)
+}
+
+func behind(handler http.Handler, gates ...gate) http.Handler {
 	for i := len(gates) - 1; i >= 0; i-- {
 		handler = gates[i](handler)
 	}
 	return handler
+}
+
+// onEachRegistry runs cases on the registry in this process, and on one that is a server of its own. What serve puts in front of
+// them is the same.
+func onEachRegistry(t *testing.T, cases func(t *testing.T, serve func(t *testing.T, gates ...gate) string)) {
+	t.Helper()
+	t.Run("in process", func(t *testing.T) { cases(t, serveRegistry) })
+	t.Run("real", func(t *testing.T) {
+		cases(t, func(t *testing.T, gates ...gate) string {
+			real := needs.Registry(t, testregistry.Options{})
+			server := httptest.NewUnstartedServer(behind(real, gates...))
+			server.Config.ErrorLog = log.New(io.Discard, "", 0)
+			server.Start()
+			t.Cleanup(server.Close)
+			return server.Listener.Addr().String()
+		})
+	})
 }
 
 // testRegistry does not wait between tries, and leaves no connection behind.
@@ -195,7 +218,9 @@ func randomImage(t *testing.T, layers int64) (v1.Image, string) {
 	return img, digest.String()
 }
 
-func TestPushAndLookUp(t *testing.T) {
+func TestPushAndLookUp(t *testing.T) { onEachRegistry(t, pushAndLookUp) }
+
+func pushAndLookUp(t *testing.T, serve func(t *testing.T, gates ...gate) string) {
 	tests := []struct {
 		name  string
 		gates []gate
@@ -213,7 +238,7 @@ func TestPushAndLookUp(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			cleanEnvironment(t)
-			host := serveRegistry(t, test.gates...)
+			host := serve(t, test.gates...)
 			r := testRegistry(t)
 			if test.login {
 				r = withLogin(r, host, "bob", "hunter2")
@@ -248,10 +273,12 @@ func TestPushAndLookUp(t *testing.T) {
 	}
 }
 
-func TestPushUploadsWhatIsMissing(t *testing.T) {
+func TestPushUploadsWhatIsMissing(t *testing.T) { onEachRegistry(t, pushUploadsWhatIsMissing) }
+
+func pushUploadsWhatIsMissing(t *testing.T, serve func(t *testing.T, gates ...gate) string) {
 	cleanEnvironment(t)
 	seen := &requests{}
-	host := serveRegistry(t, seen.gate)
+	host := serve(t, seen.gate)
 	r := testRegistry(t)
 	img, _ := randomImage(t, 2)
 	_, err := r.Push(t.Context(), host+"/shop/pay:1", img)
@@ -279,9 +306,11 @@ func TestPushUploadsWhatIsMissing(t *testing.T) {
 	assert.Equal(t, 2, seen.count("POST uploads"), "the new layer and the new configuration")
 }
 
-func TestFailedPushMovesNoTag(t *testing.T) {
+func TestFailedPushMovesNoTag(t *testing.T) { onEachRegistry(t, failedPushMovesNoTag) }
+
+func failedPushMovesNoTag(t *testing.T, serve func(t *testing.T, gates ...gate) string) {
 	cleanEnvironment(t)
-	host := serveRegistry(t, failing(-1, http.StatusBadGateway, method(http.MethodPatch)))
+	host := serve(t, failing(-1, http.StatusBadGateway, method(http.MethodPatch)))
 	r := testRegistry(t)
 	img, _ := randomImage(t, 2)
 	_, err := r.Push(t.Context(), host+"/shop/pay:1", img)
@@ -290,7 +319,9 @@ func TestFailedPushMovesNoTag(t *testing.T) {
 	assert.ErrorIs(t, err, ErrNotFound)
 }
 
-func TestRegistryFailures(t *testing.T) {
+func TestRegistryFailures(t *testing.T) { onEachRegistry(t, registryFailures) }
+
+func registryFailures(t *testing.T, serve func(t *testing.T, gates ...gate) string) {
 	unused, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	nobody := unused.Addr().String()
@@ -352,7 +383,7 @@ func TestRegistryFailures(t *testing.T) {
 				t.Cleanup(server.Close)
 				host = server.Listener.Addr().String()
 			case host == "":
-				host = serveRegistry(t, append([]gate{seen.gate}, test.gates...)...)
+				host = serve(t, append([]gate{seen.gate}, test.gates...)...)
 			}
 			r := testRegistry(t)
 			if test.username != "" {
@@ -562,9 +593,11 @@ func TestNoBackoffIsNoRetry(t *testing.T) {
 	assert.Equal(t, 1, seen.count("GET"))
 }
 
-func TestPullChoosesThePlatform(t *testing.T) {
+func TestPullChoosesThePlatform(t *testing.T) { onEachRegistry(t, pullChoosesThePlatform) }
+
+func pullChoosesThePlatform(t *testing.T, serve func(t *testing.T, gates ...gate) string) {
 	cleanEnvironment(t)
-	host := serveRegistry(t)
+	host := serve(t)
 	r := testRegistry(t)
 	child := func(architecture string) (mutate.IndexAddendum, string) {
 		img, err := random.Image(100, 1)
@@ -597,9 +630,11 @@ func TestPullChoosesThePlatform(t *testing.T) {
 	assert.ErrorContains(t, err, "OS/ARCHITECTURE")
 }
 
-func TestPushByDigest(t *testing.T) {
+func TestPushByDigest(t *testing.T) { onEachRegistry(t, pushByDigest) }
+
+func pushByDigest(t *testing.T, serve func(t *testing.T, gates ...gate) string) {
 	cleanEnvironment(t)
-	host := serveRegistry(t)
+	host := serve(t)
 	img, want := randomImage(t, 1)
 	_, err := testRegistry(t).Push(t.Context(), host+"/shop/pay@"+want, img)
 	require.NoError(t, err)
@@ -628,13 +663,17 @@ func TestDeniedReading(t *testing.T) {
 	assert.ErrorContains(t, err, "read:package")
 }
 
-func TestTagWhatIsNotThere(t *testing.T) {
+func TestTagWhatIsNotThere(t *testing.T) { onEachRegistry(t, tagWhatIsNotThere) }
+
+func tagWhatIsNotThere(t *testing.T, serve func(t *testing.T, gates ...gate) string) {
 	cleanEnvironment(t)
-	host := serveRegistry(t)
+	host := serve(t)
 	assert.ErrorIs(t, testRegistry(t).Tag(t.Context(), host+"/shop/pay:1", "latest"), ErrNotFound)
 }
 
-func TestPullRetriesLayers(t *testing.T) {
+func TestPullRetriesLayers(t *testing.T) { onEachRegistry(t, pullRetriesLayers) }
+
+func pullRetriesLayers(t *testing.T, serve func(t *testing.T, gates ...gate) string) {
 	cleanEnvironment(t)
 	blobs := func(req *http.Request) bool {
 		return req.Method == http.MethodGet && strings.Contains(req.URL.Path, "/blobs/")
@@ -642,7 +681,7 @@ func TestPullRetriesLayers(t *testing.T) {
 	for name, gates := range map[string][]gate{
 		"500": {failing(3, http.StatusInternalServerError, blobs)}, "cut": {cutting(3, blobs)},
 	} {
-		host := serveRegistry(t, gates...)
+		host := serve(t, gates...)
 		r := testRegistry(t)
 		img, err := mutate.ConfigFile(must(random.Image(100, 1)), &v1.ConfigFile{OS: "linux", Architecture: "amd64"})
 		require.NoError(t, err)
@@ -651,7 +690,7 @@ func TestPullRetriesLayers(t *testing.T) {
 		_, err = r.Pull(t.Context(), host+"/base:1", "")
 		assert.NoError(t, err, name)
 	}
-	host := serveRegistry(t, failing(-1, http.StatusInternalServerError, func(req *http.Request) bool { return req.URL.Path != "/v2/" }))
+	host := serve(t, failing(-1, http.StatusInternalServerError, func(req *http.Request) bool { return req.URL.Path != "/v2/" }))
 	_, err := testRegistry(t).Pull(t.Context(), host+"/base:1", "")
 	assert.ErrorContains(t, err, "500 Internal Server Error")
 }

@@ -1,0 +1,280 @@
+package docker
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/grimoire-build/grimoire/internal/needs"
+	"github.com/grimoire-build/grimoire/internal/process"
+	"github.com/grimoire-build/grimoire/internal/testengine"
+	"github.com/grimoire-build/grimoire/internal/testregistry"
+)
+
+// These tests run on a registry that is a server of its own, and on a real Docker Engine.
+
+const (
+	username = "bob"
+	password = "s3cret+/pass"
+)
+
+func TestRealRegistryLogin(t *testing.T) {
+	real := needs.Registry(t, testregistry.Options{Username: username, Password: password})
+	cleanEnvironment(t)
+	ref := real.Host + "/shop/pay:1"
+	img, want := randomImage(t, 1)
+	_, err := testRegistry(t).Push(t.Context(), ref, img)
+	require.ErrorContains(t, err, "no login was found: set REGISTRY_HOST")
+	_, err = withLogin(testRegistry(t), real.Host, username, "wrong").Push(t.Context(), ref, img)
+	require.ErrorContains(t, err, "check REGISTRY_USER and REGISTRY_PASS")
+	assert.NotContains(t, err.Error(), "wrong")
+
+	digest, err := withLogin(testRegistry(t), real.Host, username, password).Push(t.Context(), ref, img)
+	require.NoError(t, err)
+	assert.Equal(t, want, digest)
+}
+
+func TestRealRegistryOverTLS(t *testing.T) {
+	real := needs.Registry(t, testregistry.Options{Username: username, Password: password, TLS: true})
+	cleanEnvironment(t)
+	ref := real.Host + "/shop/pay:1"
+	img, want := randomImage(t, 1)
+	r := withLogin(testRegistry(t), real.Host, username, password)
+	trusting := real.Transport()
+	t.Cleanup(trusting.CloseIdleConnections)
+
+	stranger := trusting.Clone()
+	stranger.TLSClientConfig = nil
+	r.Transport = stranger
+	_, err := r.Push(t.Context(), ref, img)
+	require.ErrorContains(t, err, "the certificate of "+real.Host+" is not trusted")
+	require.ErrorContains(t, err, "SSL_CERT_FILE")
+
+	r.Transport = trusting
+	digest, err := r.Push(t.Context(), ref, img)
+	require.NoError(t, err)
+	assert.Equal(t, want, digest)
+	digest, err = r.Digest(t.Context(), ref)
+	require.NoError(t, err)
+	assert.Equal(t, want, digest)
+}
+
+func TestRealRegistryThatIsReadOnly(t *testing.T) {
+	real := needs.Registry(t, testregistry.Options{ReadOnly: true})
+	cleanEnvironment(t)
+	img, _ := randomImage(t, 1)
+	_, err := testRegistry(t).Push(t.Context(), real.Host+"/shop/pay:1", img)
+	require.ErrorContains(t, err, `pushing "`+real.Host+`/shop/pay:1": `)
+	require.ErrorContains(t, err, "405 Method Not Allowed")
+}
+
+// connectReal connects to a real engine.
+func connectReal(t *testing.T, host string) *Engine {
+	t.Helper()
+	cleanEnvironment(t)
+	t.Setenv("DOCKER_HOST", host)
+	engine, err := Connect(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(func() { engine.Close() })
+	return engine
+}
+
+const realDockerfile = `FROM ` + testengine.GoImage + ` AS build
+WORKDIR /src
+COPY . .
+ARG GREETING=none
+RUN test ! -e secret.key && echo "the greeting is $GREETING" && touch /made
+
+FROM scratch
+COPY --from=build /made /made
+USER 65532:65532
+`
+
+const failingDockerfile = realDockerfile + `
+FROM build AS tested
+RUN false
+`
+
+func TestRealBuildAndPush(t *testing.T) {
+	any := needs.Engine(t)
+	for _, test := range []struct {
+		name string
+		o    testregistry.Options
+	}{
+		{name: "open"},
+		{name: "login", o: testregistry.Options{Username: username, Password: password}},
+		{name: "login over TLS", o: testregistry.Options{Username: username, Password: password, TLS: true}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			host := any
+			real := needs.Registry(t, test.o)
+			if test.o.TLS {
+				var certificates string
+				host, certificates = needs.OwnEngine(t)
+				dir := filepath.Join(certificates, real.Host)
+				require.NoError(t, os.Mkdir(dir, 0o755))
+				t.Cleanup(func() { os.RemoveAll(dir) })
+				require.NoError(t, os.WriteFile(filepath.Join(dir, "ca.crt"), real.Authority, 0o644))
+			}
+			engine := connectReal(t, host)
+			dir := t.TempDir()
+			writeFiles(t, dir, map[string]string{"Dockerfile": realDockerfile, "main.go": "package main", "secret.key": "k", ".dockerignore": "*.key\n"})
+			ref := real.Host + "/shop/pay:1"
+			var output strings.Builder
+			id, err := engine.Build(t.Context(), BuildOptions{
+				Context: dir, Tags: []string{ref}, Args: map[string]string{"GREETING": real.Host}, Labels: map[string]string{"l": "v"}, Output: &output,
+			})
+			require.NoError(t, err, output.String())
+			assert.Contains(t, output.String(), "the greeting is "+real.Host)
+			t.Cleanup(func() { ask(t, host, http.MethodDelete, "/images/"+id+"?force=1", nil) })
+
+			registry := Registry{Transport: real.Transport(), Host: real.Host, Username: test.o.Username, Password: test.o.Password}
+			digest, err := engine.Push(process.WithOutput(t.Context(), io.Discard), ref, registry)
+			require.NoError(t, err)
+			there, err := registry.Digest(t.Context(), ref)
+			require.NoError(t, err)
+			assert.Equal(t, there, digest, "the digest is the registry's")
+			image, err := registry.Pull(t.Context(), real.Host+"/shop/pay@"+digest, "")
+			require.NoError(t, err)
+			config, err := image.ConfigFile()
+			require.NoError(t, err)
+			assert.Equal(t, map[string]string{"l": "v"}, config.Config.Labels)
+			assert.Equal(t, "65532:65532", config.Config.User)
+			assert.Len(t, config.RootFS.DiffIDs, 1)
+		})
+	}
+}
+
+func TestRealBuildFailures(t *testing.T) {
+	engine := connectReal(t, needs.Engine(t))
+	for _, test := range []struct {
+		name, dockerfile, target string
+		want                     []string
+	}{
+		{name: "a step fails", dockerfile: failingDockerfile, target: "tested", want: []string{"RUN false", "returned a non-zero code: 1"}},
+		{name: "no such instruction", dockerfile: "FORM scratch\n", want: []string{"dockerfile parse error line 1: unknown instruction: FORM"}},
+		{name: "no such file", dockerfile: "FROM scratch\nCOPY nothing /\n", want: []string{"Step 2/2 : COPY nothing /", "nothing"}},
+		{name: "no such stage", dockerfile: realDockerfile, target: "nowhere", want: []string{"nowhere"}},
+		{name: "no such base image", dockerfile: "FROM 127.0.0.1:1/base:1\n", want: []string{"Step 1/1 : FROM 127.0.0.1:1/base:1", "connection refused"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir := t.TempDir()
+			writeFiles(t, dir, map[string]string{"Dockerfile": test.dockerfile})
+			_, err := engine.Build(t.Context(), BuildOptions{Context: dir, Target: test.target, Output: io.Discard})
+			require.ErrorContains(t, err, "building "+dir)
+			for _, want := range test.want {
+				assert.ErrorContains(t, err, want)
+			}
+			assert.NotContains(t, err.Error(), "{")
+		})
+	}
+}
+
+func TestRealEnginePushFailures(t *testing.T) {
+	host, _ := needs.OwnEngine(t)
+	login := needs.Registry(t, testregistry.Options{Username: username, Password: password})
+	tls := needs.Registry(t, testregistry.Options{TLS: true})
+	engine := connectReal(t, host)
+	dir := t.TempDir()
+	writeFiles(t, dir, map[string]string{"Dockerfile": "FROM scratch\nCOPY Dockerfile /\n"})
+	for _, test := range []struct {
+		name, host, password string
+		want                 []string
+	}{
+		{name: "no login", host: login.Host, want: []string{"no login was found: set REGISTRY_HOST"}},
+		{name: "wrong password", host: login.Host, password: "wr0ng", want: []string{"check REGISTRY_USER and REGISTRY_PASS"}},
+		{name: "unknown authority", host: tls.Host, want: []string{"/etc/docker/certs.d/" + tls.Host + "/ca.crt"}},
+		{name: "nobody listens", host: "127.0.0.1:1", want: []string{"check that the registry runs"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			ref := test.host + "/shop/pay:1"
+			_, err := engine.Build(t.Context(), BuildOptions{Context: dir, Tags: []string{ref}, Output: io.Discard})
+			require.NoError(t, err)
+			r := Registry{Host: test.host}
+			if test.password != "" {
+				r.Username, r.Password = username, test.password
+			}
+			start := time.Now()
+			_, err = engine.Push(process.WithOutput(t.Context(), io.Discard), ref, r)
+			require.ErrorContains(t, err, `pushing "`+ref+`": `)
+			for _, want := range test.want {
+				assert.ErrorContains(t, err, want)
+			}
+			assert.NotContains(t, err.Error(), "wr0ng")
+			t.Logf("after %s: %v", time.Since(start).Round(time.Millisecond), err)
+		})
+	}
+	_, err := engine.Push(process.WithOutput(t.Context(), io.Discard), "127.0.0.1:1/never/built:1", Registry{})
+	assert.ErrorContains(t, err, "build the image first")
+}
+
+// signalling closes begun when text has been written.
+type signalling struct {
+	text  string
+	begun chan struct{}
+	once  sync.Once
+	seen  strings.Builder
+}
+
+func (s *signalling) Write(p []byte) (int, error) {
+	s.seen.Write(p)
+	if strings.Contains(s.seen.String(), s.text) {
+		s.once.Do(func() { close(s.begun) })
+	}
+	return len(p), nil
+}
+
+func TestRealBuildCancelled(t *testing.T) {
+	host := needs.Engine(t)
+	engine := connectReal(t, host)
+	dir := t.TempDir()
+	writeFiles(t, dir, map[string]string{"Dockerfile": "FROM " + testengine.GoImage + "\nRUN echo sleeping; sleep 1000\n"})
+	output := &signalling{text: "\nsleeping", begun: make(chan struct{})}
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-output.begun
+		cancel()
+	}()
+	_, err := engine.Build(ctx, BuildOptions{Context: dir, Output: output})
+	require.ErrorIs(t, err, context.Canceled)
+	require.Eventually(t, func() bool {
+		var containers []struct{ Command string }
+		ask(t, host, http.MethodGet, "/containers/json?all=1", &containers)
+		for _, c := range containers {
+			if strings.Contains(c.Command, "sleep 1000") {
+				return false
+			}
+		}
+		return true
+	}, 20*time.Second, 50*time.Millisecond, "the engine goes on with the build")
+}
+
+// ask makes a request to the engine, without the client under test.
+func ask(t *testing.T, host, method, path string, into any) {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", strings.TrimPrefix(host, "unix://"))
+		},
+		DisableKeepAlives: true,
+	}}
+	request, err := http.NewRequestWithContext(context.Background(), method, "http://engine"+path, nil)
+	require.NoError(t, err)
+	response, err := client.Do(request)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	if into != nil {
+		require.NoError(t, json.NewDecoder(response.Body).Decode(into))
+	}
+}
