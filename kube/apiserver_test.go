@@ -391,6 +391,8 @@ func (s *apiServer) seen() []string {
 	return requests
 }
 
+func (s *apiServer) name() string { return "shop" }
+
 func (s *apiServer) live(path string) *unstructured.Unstructured {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -23,7 +23,8 @@ kind: Deployment
 metadata: {name: pay}
 spec:
   replicas: 2
-  template: {spec: {containers: [{name: pay, image: pay}]}}
+  selector: {matchLabels: {app: pay}}
+  template: {metadata: {labels: {app: pay}}, spec: {containers: [{name: pay, image: pay}]}}
 `
 
 const payPath = "/apis/apps/v1/namespaces/shop/deployments/pay"
@@ -36,39 +37,63 @@ func actions(changes []kube.Change) []string {
 	return got
 }
 
-func TestApply(t *testing.T) {
-	s := newAPIServer(t)
-	client := s.connect("shop")
+// server is what the cases ask that run on the server of these tests and on a real one.
+type server interface {
+	connect(namespace string) *kube.Client
+	// live returns an object by its path.
+	live(path string) *unstructured.Unstructured
+	// name is the namespace that the case has to itself.
+	name() string
+}
+
+func onEachServer(t *testing.T, cases func(t *testing.T, s server)) {
+	t.Helper()
+	t.Run("in process", func(t *testing.T) { cases(t, newAPIServer(t)) })
+	t.Run("real", func(t *testing.T) { cases(t, newCluster(t)) })
+}
+
+func TestApply(t *testing.T) { onEachServer(t, apply) }
+
+func apply(t *testing.T, s server) {
+	client := s.connect(s.name())
+	// What is in no namespace is seen by all cases.
+	role, other := s.name()+"-pay", s.name()+"-other"
 	objects := load(t, deployment+`---
-{apiVersion: v1, kind: Service, metadata: {name: pay}, spec: {port: 80}}
+{apiVersion: v1, kind: Service, metadata: {name: pay}, spec: {ports: [{port: 80}]}}
 ---
 {apiVersion: v1, kind: ConfigMap, metadata: {name: b, uid: x, resourceVersion: "1", creationTimestamp: null, managedFields: []}, data: {a: "1"}, status: {x: y}}
 ---
-{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: pay}}
+{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: `+role+`}}
 ---
-{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: default}}
+{apiVersion: v1, kind: ConfigMap, metadata: {name: `+role+`, namespace: default}}
 ---
-{apiVersion: v1, kind: Namespace, metadata: {name: other}}
+{apiVersion: v1, kind: Namespace, metadata: {name: `+other+`}}
 ---
-{apiVersion: batch/v1, kind: Job, metadata: {name: migrate, namespace: other}}
+apiVersion: batch/v1
+kind: Job
+metadata: {name: migrate, namespace: `+other+`}
+spec: {template: {spec: {restartPolicy: Never, containers: [{name: migrate, image: pay}]}}}
 `)
 	given := slices.Clone(objects)
 	changes, err := client.Apply(t.Context(), objects, kube.ApplyOptions{})
 	require.NoError(t, err)
 	assert.Equal(t, []string{
-		"Namespace/other created", "ClusterRole/pay created", "ConfigMap/b created", "ConfigMap/a created", "Service/pay created",
-		"Deployment/pay created", "Job/migrate created",
+		"Namespace/" + other + " created", "ClusterRole/" + role + " created", "ConfigMap/b created", "ConfigMap/" + role + " created",
+		"Service/pay created", "Deployment/pay created", "Job/migrate created",
 	}, actions(changes))
 	assert.Equal(t, given, objects, "the order of the caller's objects is theirs")
-	assert.Equal(t, "shop", s.live(payPath).GetNamespace())
-	assert.Equal(t, "shop", objects[0].GetNamespace(), "for Wait")
-	assert.Equal(t, "a", s.live("/api/v1/namespaces/default/configmaps/a").GetName(), "a namespace that is stated is kept")
-	assert.NotContains(t, s.live("/api/v1/namespaces/shop/configmaps/b").Object, "status")
+	pay := "/apis/apps/v1/namespaces/" + s.name() + "/deployments/pay"
+	assert.Equal(t, s.name(), s.live(pay).GetNamespace())
+	assert.Equal(t, s.name(), objects[0].GetNamespace(), "for Wait")
+	assert.Equal(t, role, s.live("/api/v1/namespaces/default/configmaps/"+role).GetName(), "a namespace that is stated is kept")
+	assert.NotContains(t, s.live("/api/v1/namespaces/"+s.name()+"/configmaps/b").Object, "status")
 	assert.Equal(t, "1", changes[2].After.Object["data"].(map[string]any)["a"])
 	assert.Nil(t, changes[2].Before)
 
 	// A rollout goes on: its status must not look like a change.
-	s.setStatus(payPath, "replicas: 1")
+	if s, ok := s.(*apiServer); ok {
+		s.setStatus(pay, "replicas: 1")
+	}
 	changes, err = client.Apply(t.Context(), objects, kube.ApplyOptions{})
 	require.NoError(t, err)
 	for _, c := range changes {
@@ -79,7 +104,7 @@ func TestApply(t *testing.T) {
 	changes, err = client.Apply(t.Context(), objects[:1], kube.ApplyOptions{DryRun: true})
 	require.NoError(t, err)
 	assert.Equal(t, []string{"Deployment/pay configured"}, actions(changes))
-	replicas, _, _ := unstructured.NestedFloat64(s.live(payPath).Object, "spec", "replicas")
+	replicas, _, _ := unstructured.NestedFloat64(s.live(pay).Object, "spec", "replicas")
 	assert.InDelta(t, 2, replicas, 0, "a dry run changes nothing")
 
 	changes, err = client.Apply(t.Context(), objects[:1], kube.ApplyOptions{})
@@ -108,10 +133,11 @@ func TestApplyUnchangedWhileTheStatusMoves(t *testing.T) {
 	assert.Equal(t, []string{"Deployment/pay unchanged"}, actions(changes))
 }
 
-func TestApplyKeepsWhatOthersOwn(t *testing.T) {
-	s := newAPIServer(t)
-	client := s.connect("shop")
-	other := load(t, "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: pay, annotations: {mesh: \"on\"}}\nspec: {replicas: 7}\n")
+func TestApplyKeepsWhatOthersOwn(t *testing.T) { onEachServer(t, applyKeepsWhatOthersOwn) }
+
+func applyKeepsWhatOthersOwn(t *testing.T, s server) {
+	client := s.connect(s.name())
+	other := load(t, strings.NewReplacer("{name: pay}\n", "{name: pay, annotations: {mesh: \"on\"}}\n", "replicas: 2", "replicas: 7").Replace(deployment))
 	_, err := client.Apply(t.Context(), other, kube.ApplyOptions{FieldManager: "autoscaler"})
 	require.NoError(t, err)
 
@@ -122,59 +148,76 @@ func TestApplyKeepsWhatOthersOwn(t *testing.T) {
 
 	_, err = client.Apply(t.Context(), objects, kube.ApplyOptions{Force: true})
 	require.NoError(t, err)
-	assert.Equal(t, map[string]string{"mesh": "on"}, s.live(payPath).GetAnnotations())
-	replicas, _, _ := unstructured.NestedFloat64(s.live(payPath).Object, "spec", "replicas")
+	pay := s.live("/apis/apps/v1/namespaces/" + s.name() + "/deployments/pay")
+	assert.Equal(t, "on", pay.GetAnnotations()["mesh"])
+	replicas, _, _ := unstructured.NestedFloat64(pay.Object, "spec", "replicas")
 	assert.InDelta(t, 2, replicas, 0)
 }
 
+// definition is of the kind Till in a group.
 const definition = `apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition
-metadata: {name: tills.shop.example.org}
-spec: {group: shop.example.org, names: {kind: Till, plural: tills}}
+metadata: {name: tills.%[1]s}
+spec:
+  group: %[1]s
+  scope: Namespaced
+  names: {kind: Till, plural: tills, singular: till, listKind: TillList}
+  versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]
+---
+{apiVersion: %[1]s/v1, kind: Till, metadata: {name: one}}
 `
 
-const till = "---\n{apiVersion: shop.example.org/v1, kind: Till, metadata: {name: one}}\n"
+func TestApplyDefinition(t *testing.T) { onEachServer(t, applyDefinition) }
 
-func TestApplyDefinition(t *testing.T) {
-	s := newAPIServer(t)
-	client := s.connect("shop")
-	objects := load(t, definition+till)
+func applyDefinition(t *testing.T, s server) {
+	client := s.connect(s.name())
+	group := s.name() + ".example.org"
+	objects := load(t, fmt.Sprintf(definition, group))
 	var log bytes.Buffer
 	ctx := zerolog.New(&log).WithContext(t.Context())
 	changes, err := client.Apply(ctx, objects, kube.ApplyOptions{DryRun: true})
 	require.NoError(t, err)
-	assert.Equal(t, []string{"CustomResourceDefinition/tills.shop.example.org created", "Till/one created"}, actions(changes))
+	assert.Equal(t, []string{"CustomResourceDefinition/tills." + group + " created", "Till/one created"}, actions(changes))
 	assert.Nil(t, changes[1].After)
 	assert.Contains(t, log.String(), "not checked by the API server: its kind is created by the same run")
 
 	changes, err = client.Apply(t.Context(), objects, kube.ApplyOptions{})
 	require.NoError(t, err)
-	assert.Equal(t, []string{"CustomResourceDefinition/tills.shop.example.org created", "Till/one created"}, actions(changes))
-	assert.Equal(t, "one", s.live("/apis/shop.example.org/v1/namespaces/shop/tills/one").GetName())
+	assert.Equal(t, []string{"CustomResourceDefinition/tills." + group + " created", "Till/one created"}, actions(changes))
+	assert.Equal(t, "one", s.live("/apis/"+group+"/v1/namespaces/"+s.name()+"/tills/one").GetName())
 }
 
-func TestApplyDryRunInANewNamespace(t *testing.T) {
-	s := newAPIServer(t)
-	objects := load(t, "{apiVersion: v1, kind: Namespace, metadata: {name: new}}\n---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: new}}\n")
-	changes, err := s.connect("shop").Apply(t.Context(), objects, kube.ApplyOptions{DryRun: true})
+func TestApplyDryRunInANewNamespace(t *testing.T) { onEachServer(t, applyDryRunInANewNamespace) }
+
+func applyDryRunInANewNamespace(t *testing.T, s server) {
+	name := s.name() + "-new"
+	objects := load(t, "{apiVersion: v1, kind: Namespace, metadata: {name: "+name+"}}\n---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: "+name+"}}\n")
+	changes, err := s.connect(s.name()).Apply(t.Context(), objects, kube.ApplyOptions{DryRun: true})
 	require.NoError(t, err)
-	assert.Equal(t, []string{"Namespace/new created", "ConfigMap/a created"}, actions(changes))
+	assert.Equal(t, []string{"Namespace/" + name + " created", "ConfigMap/a created"}, actions(changes))
 }
 
 func TestApplyUnknownKindBeforeAnything(t *testing.T) {
-	s := newAPIServer(t)
-	for content, want := range map[string]string{
-		"{apiVersion: apps/v1, kind: Deploymnt, metadata: {name: x}}": "the cluster knows no kind Deploymnt in apps/v1, only Deployment, StatefulSet; install",
-		"{apiVersion: apps/v9, kind: Deployment, metadata: {name: x}}": "the cluster does not know apps/v9; install what defines it, or " +
-			"mend its apiVersion and kind",
+	onEachServer(t, applyUnknownKindBeforeAnything)
+}
+
+func applyUnknownKindBeforeAnything(t *testing.T, s server) {
+	for content, want := range map[string][]string{
+		"{apiVersion: apps/v1, kind: Deploymnt, metadata: {name: x}}": {"the cluster knows no kind Deploymnt in apps/v1, only", "Deployment", "StatefulSet", "; install"},
+		"{apiVersion: apps/v9, kind: Deployment, metadata: {name: x}}": {"the cluster does not know apps/v9; install what defines it, or " +
+			"mend its apiVersion and kind"},
 	} {
 		objects := load(t, "{apiVersion: v1, kind: ConfigMap, metadata: {name: a}}\n---\n"+content)
-		changes, err := s.connect("shop").Apply(t.Context(), objects, kube.ApplyOptions{})
-		require.ErrorContains(t, err, want)
+		changes, err := s.connect(s.name()).Apply(t.Context(), objects, kube.ApplyOptions{})
+		for _, want := range want {
+			require.ErrorContains(t, err, want)
+		}
 		assert.ErrorContains(t, err, objects[1].Source.String())
 		assert.Empty(t, changes)
-		for _, request := range s.seen() {
-			assert.NotContains(t, request, "PATCH")
+		if s, ok := s.(*apiServer); ok {
+			for _, request := range s.seen() {
+				assert.NotContains(t, request, "PATCH")
+			}
 		}
 	}
 }

@@ -308,6 +308,15 @@ func TestDeployKeepsTheExitCode(t *testing.T) {
 }
 
 func TestDeployConcurrently(t *testing.T) {
+	t.Run("a folder", func(t *testing.T) {
+		deployConcurrently(t, func(repository string) string { return "file://" + repository })
+	})
+	t.Run("HTTP", func(t *testing.T) {
+		deployConcurrently(t, func(repository string) string { return withUser(gitServer(t, repository, nil), "t0ken") })
+	})
+}
+
+func deployConcurrently(t *testing.T, serve func(repository string) string) {
 	tmp := isolate(t)
 	const writers = 10
 	files := make(map[string]string)
@@ -316,11 +325,12 @@ func TestDeployConcurrently(t *testing.T) {
 	}
 	files["all.yaml"] = strings.Join([]string{manifest("service-0"), manifest("service-1"), manifest("service-2")}, "---\n")
 	repository := bare(t, files)
+	url := serve(repository)
 	var wg sync.WaitGroup
 	commits, errs := make([]kube.Commit, writers), make([]error, writers)
 	for i := range writers {
 		wg.Go(func() {
-			commits[i], errs[i] = kube.Environment{URL: "file://" + repository}.Deploy(t.Context(), release(fmt.Sprintf("service-%d", i)))
+			commits[i], errs[i] = kube.Environment{URL: url}.Deploy(t.Context(), release(fmt.Sprintf("service-%d", i)))
 		})
 	}
 	wg.Wait()

@@ -1,0 +1,294 @@
+package kube_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/grimoire-build/grimoire/internal/needs"
+	"github.com/grimoire-build/grimoire/internal/testcluster"
+	"github.com/grimoire-build/grimoire/kube"
+)
+
+// These tests run on a real cluster, whose pods are containers.
+
+// realCluster is a namespace of its own in the cluster.
+type realCluster struct {
+	*kube.Client
+	t                              testing.TB
+	kubectl, kubeconfig, namespace string
+}
+
+func newCluster(t *testing.T) *realCluster {
+	t.Helper()
+	t.Parallel() // each mostly waits
+	c := &realCluster{t: t, kubeconfig: needs.Cluster(t), kubectl: needs.Kubectl(t), namespace: fmt.Sprintf("test-%08x", rand.Uint32())}
+	c.run("create", "namespace", c.namespace)
+	t.Cleanup(c.clean)
+	c.Client = c.connect(c.namespace)
+	// Before it no pod is admitted.
+	c.eventually("the namespace has a service account", func() bool {
+		return c.command(t.Context(), "get", "serviceaccount", "default").Run() == nil
+	})
+	return c
+}
+
+// clean removes what a case has made, also outside of its namespace, by its name. It does not wait for the end of it.
+func (c *realCluster) clean() {
+	ctx := context.Background() // the test's has ended
+	out, err := c.command(ctx, "get", "namespaces,clusterroles,customresourcedefinitions,configmaps", "--namespace=default", "--output=name").Output()
+	assert.NoError(c.t, err)
+	for _, object := range strings.Fields(string(out)) {
+		if strings.Contains(object, c.namespace) {
+			out, err := c.command(ctx, "delete", object, "--namespace=default", "--wait=false").CombinedOutput()
+			assert.NoError(c.t, err, "%s", out)
+		}
+	}
+}
+
+func (c *realCluster) connect(namespace string) *kube.Client {
+	c.t.Helper()
+	client, err := kube.Connect(kube.Config{Kubeconfig: c.kubeconfig, Context: testcluster.ContextName, Namespace: namespace})
+	require.NoError(c.t, err)
+	return client
+}
+
+func (c *realCluster) name() string { return c.namespace }
+
+func (c *realCluster) live(path string) *unstructured.Unstructured {
+	c.t.Helper()
+	u := new(unstructured.Unstructured)
+	require.NoError(c.t, json.Unmarshal([]byte(c.run("get", "--raw", path)), &u.Object))
+	return u
+}
+
+func (c *realCluster) command(ctx context.Context, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, c.kubectl, append([]string{"kubectl", "--kubeconfig", c.kubeconfig, "--namespace", c.namespace}, args...)...)
+}
+
+func (c *realCluster) run(args ...string) string {
+	c.t.Helper()
+	out, err := c.command(c.t.Context(), args...).Output()
+	if exit, ok := err.(*exec.ExitError); ok {
+		require.NoError(c.t, err, "kubectl %s: %s", strings.Join(args, " "), exit.Stderr)
+	}
+	require.NoError(c.t, err)
+	return string(out)
+}
+
+func (c *realCluster) eventually(what string, holds func() bool) {
+	c.t.Helper()
+	require.Eventually(c.t, holds, time.Minute, 100*time.Millisecond, what)
+}
+
+// pod is what these tests look at.
+type pod struct {
+	Metadata struct{ Name, UID string }
+	Status   struct {
+		Phase             string
+		Conditions        []struct{ Type, Status, Reason, Message string }
+		ContainerStatuses []struct {
+			Ready        bool
+			RestartCount int
+			State        containerState
+			LastState    containerState
+		}
+	}
+}
+
+type containerState struct {
+	Waiting    *struct{ Reason, Message string }
+	Terminated *struct {
+		Reason   string
+		ExitCode int
+	}
+}
+
+func (c *realCluster) pods() []pod {
+	c.t.Helper()
+	var list struct{ Items []pod }
+	require.NoError(c.t, json.Unmarshal([]byte(c.run("get", "pods", "--output=json")), &list))
+	return list.Items
+}
+
+// container returns the state of the only container of the only pod, as far as there is one.
+func (c *realCluster) container() (now, last containerState) {
+	pods := c.pods()
+	if len(pods) == 0 || len(pods[0].Status.ContainerStatuses) == 0 {
+		return now, last
+	}
+	status := pods[0].Status.ContainerStatuses[0]
+	return status.State, status.LastState
+}
+
+func (c *realCluster) hasEvent(reason, message string) bool {
+	c.t.Helper()
+	var list struct {
+		Items []struct{ Reason, Message string }
+	}
+	require.NoError(c.t, json.Unmarshal([]byte(c.run("get", "events", "--output=json")), &list))
+	for _, event := range list.Items {
+		if event.Reason == reason && strings.Contains(event.Message, message) {
+			return true
+		}
+	}
+	return false
+}
+
+// appManifest is a Deployment of the app with an environment, as YAML's "NAME: value" in braces, and more in its container.
+func appManifest(image string, replicas int, environment map[string]string, more string) string {
+	var env []string
+	for name, value := range environment {
+		env = append(env, fmt.Sprintf("{name: %s, value: %q}", name, value))
+	}
+	return fmt.Sprintf(`apiVersion: apps/v1
+kind: Deployment
+metadata: {name: app}
+spec:
+  replicas: %d
+  progressDeadlineSeconds: 20
+  selector: {matchLabels: {app: app}}
+  strategy: {rollingUpdate: {maxSurge: 1, maxUnavailable: 0}}
+  template:
+    metadata: {labels: {app: app}}
+    spec:
+      terminationGracePeriodSeconds: 5
+      containers:
+      - name: app
+        image: %s
+        env: [%s]
+        readinessProbe: {httpGet: {path: /ready, port: 8080}, periodSeconds: 1, failureThreshold: 1}
+%s`, replicas, image, strings.Join(env, ", "), more)
+}
+
+func (c *realCluster) apply(manifest string) []*kube.Object {
+	c.t.Helper()
+	objects := load(c.t, manifest)
+	_, err := c.Apply(c.t.Context(), objects, kube.ApplyOptions{})
+	require.NoError(c.t, err)
+	return objects
+}
+
+func TestClusterRollingUpdate(t *testing.T) {
+	c := newCluster(t)
+	image := needs.App(t)
+	objects := c.apply(appManifest(image, 2, map[string]string{"VERSION": "one"}, ""))
+	require.NoError(t, c.Wait(t.Context(), objects, kube.WaitOptions{Timeout: time.Minute}))
+	before := map[string]bool{}
+	for _, pod := range c.pods() {
+		assert.True(t, pod.Status.ContainerStatuses[0].Ready)
+		before[pod.Metadata.UID] = true
+		assert.Equal(t, "one", c.run("get", "--raw", "/api/v1/namespaces/"+c.namespace+"/pods/"+pod.Metadata.Name+":8080/proxy/"))
+	}
+	require.Len(t, before, 2)
+
+	objects = c.apply(appManifest(image, 2, map[string]string{"VERSION": "two"}, ""))
+	require.NoError(t, c.Wait(t.Context(), objects, kube.WaitOptions{Timeout: time.Minute}))
+	var answers []string
+	for _, pod := range c.pods() {
+		if before[pod.Metadata.UID] {
+			continue // on its way out
+		}
+		answers = append(answers, c.run("get", "--raw", "/api/v1/namespaces/"+c.namespace+"/pods/"+pod.Metadata.Name+":8080/proxy/"))
+	}
+	assert.Equal(t, []string{"two", "two"}, answers, "the pods have been replaced")
+
+	changes, err := c.Apply(t.Context(), objects, kube.ApplyOptions{})
+	require.NoError(t, err)
+	for _, change := range changes {
+		assert.Equal(t, kube.Unchanged, change.Action, "the same again changes nothing")
+	}
+}
+
+func TestClusterServiceLeadsToPods(t *testing.T) {
+	c := newCluster(t)
+	objects := c.apply(appManifest(needs.App(t), 1, map[string]string{"VERSION": "one"}, "") + `---
+apiVersion: v1
+kind: Service
+metadata: {name: app}
+spec: {selector: {app: app}, ports: [{port: 80, targetPort: 8080}]}
+`)
+	require.NoError(t, c.Wait(t.Context(), objects, kube.WaitOptions{Timeout: time.Minute}))
+	c.eventually("the service answers", func() bool {
+		out, err := c.command(t.Context(), "get", "--raw", "/api/v1/namespaces/"+c.namespace+"/services/app:80/proxy/").Output()
+		return err == nil && string(out) == "one"
+	})
+}
+
+func TestClusterMissingImage(t *testing.T) {
+	c := newCluster(t)
+	image := needs.App(t)
+	host, _, _ := strings.Cut(image, "/")
+	c.apply(appManifest(host+"/nobody:1", 1, nil, ""))
+	c.eventually("the image cannot be pulled", func() bool {
+		now, _ := c.container()
+		return now.Waiting != nil && now.Waiting.Reason == "ErrImagePull" && strings.Contains(now.Waiting.Message, "not found")
+	})
+	c.eventually("the kubelet backs off", func() bool {
+		now, _ := c.container()
+		return now.Waiting != nil && now.Waiting.Reason == "ImagePullBackOff"
+	})
+	assert.True(t, c.hasEvent("Failed", host+"/nobody:1"))
+}
+
+func TestClusterContainerThatExits(t *testing.T) {
+	c := newCluster(t)
+	c.apply(appManifest(needs.App(t), 1, map[string]string{"EXIT": "3"}, ""))
+	c.eventually("the container crashes again and again", func() bool {
+		now, last := c.container()
+		return now.Waiting != nil && now.Waiting.Reason == "CrashLoopBackOff" && last.Terminated != nil && last.Terminated.ExitCode == 3
+	})
+	assert.True(t, c.hasEvent("BackOff", "restarting failed container"))
+	assert.Contains(t, c.run("logs", "--previous", c.pods()[0].Metadata.Name), "cannot open the database: no such host")
+}
+
+func TestClusterFailingReadiness(t *testing.T) {
+	c := newCluster(t)
+	objects := c.apply(appManifest(needs.App(t), 1, map[string]string{"UNREADY": "yes"}, ""))
+	err := c.Wait(t.Context(), objects, kube.WaitOptions{Timeout: time.Minute})
+	require.ErrorContains(t, err, "ProgressDeadlineExceeded")
+	pods := c.pods()
+	require.Len(t, pods, 1)
+	assert.Equal(t, "Running", pods[0].Status.Phase)
+	assert.False(t, pods[0].Status.ContainerStatuses[0].Ready)
+	assert.True(t, c.hasEvent("Unhealthy", "Readiness probe failed: HTTP probe failed with statuscode: 503"))
+}
+
+func TestClusterOutOfMemory(t *testing.T) {
+	c := newCluster(t)
+	c.apply(appManifest(needs.App(t), 1, map[string]string{"ALLOCATE": "200"}, "        resources: {limits: {memory: 32Mi}}\n"))
+	c.eventually("the kernel kills it", func() bool {
+		now, last := c.container()
+		for _, state := range []containerState{now, last} {
+			if state.Terminated != nil && state.Terminated.Reason == "OOMKilled" && state.Terminated.ExitCode == 137 {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+func TestClusterUnschedulable(t *testing.T) {
+	c := newCluster(t)
+	c.apply(appManifest(needs.App(t), 1, nil, "        resources: {requests: {cpu: \"1000\"}}\n"))
+	c.eventually("no node fits", func() bool {
+		for _, pod := range c.pods() {
+			for _, condition := range pod.Status.Conditions {
+				if condition.Type == "PodScheduled" && condition.Status == "False" && condition.Reason == "Unschedulable" {
+					return pod.Status.Phase == "Pending" && strings.Contains(condition.Message, "Insufficient cpu")
+				}
+			}
+		}
+		return false
+	})
+	assert.True(t, c.hasEvent("FailedScheduling", "Insufficient cpu"))
+}
