@@ -25,7 +25,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/grimoire-build/grimoire/internal/demo"
+	"github.com/grimoire-build/grimoire/internal/needs"
 	"github.com/grimoire-build/grimoire/internal/process"
+	"github.com/grimoire-build/grimoire/internal/testcluster"
+	"github.com/grimoire-build/grimoire/internal/testregistry"
 )
 
 // cloned copies this repository to a folder, commits it there, and goes there.
@@ -165,6 +168,41 @@ func TestDemo(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, json.Unmarshal(data, &image))
 	assert.Equal(t, "registry", image.Builder)
+}
+
+// TestDemoForReal takes the way of most services: an image by a Docker Engine, a registry that is a server of its own, and a
+// cluster whose pods are containers.
+func TestDemoForReal(t *testing.T) {
+	kubeconfig, kubectl := needs.Cluster(t), needs.Kubectl(t)
+	host, _ := needs.OwnEngine(t)
+	registry := needs.Registry(t, testregistry.Options{})
+	cloned(t)
+	t.Setenv("KUBECONFIG", kubeconfig)
+	t.Setenv("DOCKER_HOST", host)
+	t.Setenv("REGISTRY_HOST", registry.Host)
+	run := func(args ...string) string {
+		out, err := exec.Command(kubectl, append([]string{"kubectl", "--kubeconfig", kubeconfig}, args...)...).CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		return string(out)
+	}
+	t.Cleanup(func() {
+		run("delete", "deployment/example-app", "service/example-app", "--wait=false", "--ignore-not-found")
+	})
+	var account, log watched
+	o := options(&account)
+	o.Docker, o.Context = true, testcluster.ContextName
+	require.NoError(t, demo.Run(process.WithOutput(t.Context(), &log), o), "%s", &log)
+
+	image := reference.FindString(account.String())
+	assert.True(t, strings.HasPrefix(image, registry.Host+"/"), "%s", account.String())
+	assert.Equal(t, image, run("get", "deployment", "example-app", "--output=jsonpath={.spec.template.spec.containers[0].image}"))
+	assert.Equal(t, "2", run("get", "deployment", "example-app", "--output=jsonpath={.status.availableReplicas}"))
+	assert.Contains(t, run("get", "--raw", "/api/v1/namespaces/default/services/example-app:http/proxy/health"), `"status":"healthy"`)
+
+	account = watched{}
+	require.NoError(t, demo.Run(process.WithOutput(t.Context(), &log), o), "%s", &log)
+	assert.Equal(t, image, reference.FindString(account.String()), "the second time nothing is built")
+	assert.Contains(t, log.String(), "Deployment/example-app unchanged")
 }
 
 func TestDemoStopped(t *testing.T) {
