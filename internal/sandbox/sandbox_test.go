@@ -89,6 +89,7 @@ func newDir(t *testing.T) string {
 	t.Helper()
 	dir, err := sandbox.NewDir("test")
 	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, sandbox.Down(context.Background(), dir, 20*time.Second)) }) // of a test that failed
 	return dir
 }
 
