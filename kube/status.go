@@ -162,6 +162,9 @@ func deploymentStatus(o live) Result {
 			updated, want, o.GetName())
 	}
 	if c, _ := o.condition("Progressing"); c.reason == "ProgressDeadlineExceeded" {
+		if why, ok := o.isTrue("ReplicaFailure"); ok {
+			return failed("%s; %s", c, why)
+		}
 		return failed("%s", c)
 	}
 	switch {

@@ -49,6 +49,10 @@ func TestStatus(t *testing.T) {
 		{"deployment past its deadline", deployment + "spec: {replicas: 1}\nstatus: {observedGeneration: 3, replicas: 1, updatedReplicas: 1, " +
 			"conditions: [{type: Available, status: \"False\"}, {type: Progressing, status: \"False\", reason: ProgressDeadlineExceeded, " +
 			"message: has timed out progressing}]}", kube.Failed, "ProgressDeadlineExceeded: has timed out progressing"},
+		{"deployment past its deadline without pods", deployment + "spec: {replicas: 1}\nstatus: {observedGeneration: 3, conditions: [" +
+			"{type: Progressing, status: \"False\", reason: ProgressDeadlineExceeded, message: timed out}, " +
+			"{type: ReplicaFailure, status: \"True\", reason: FailedCreate, message: exceeded quota}]}", kube.Failed,
+			"ProgressDeadlineExceeded: timed out; FailedCreate: exceeded quota"},
 		{"deployment paused in the middle", deployment + "spec: {replicas: 2, paused: true}\nstatus: {observedGeneration: 3, replicas: 2, " +
 			"updatedReplicas: 0, availableReplicas: 2}", kube.Failed,
 			"paused with 0 of 2 replicas updated; resume it with `kubectl rollout resume deployment/pay`"},
