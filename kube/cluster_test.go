@@ -3,10 +3,16 @@ package kube_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net"
+	"os"
 	"os/exec"
+	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -291,4 +297,189 @@ func TestClusterUnschedulable(t *testing.T) {
 		return false
 	})
 	assert.True(t, c.hasEvent("FailedScheduling", "Insufficient cpu"))
+}
+
+// kinds are workloads of each kind, of the app or of its program run once.
+const kinds = `apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: stateful}
+spec:
+  replicas: 2
+  serviceName: stateful
+  selector: {matchLabels: {app: stateful}}
+  template: {metadata: {labels: {app: stateful}}, spec: {terminationGracePeriodSeconds: 1, containers: [{name: app, image: IMAGE}]}}
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: daemon}
+spec:
+  selector: {matchLabels: {app: daemon}}
+  template: {metadata: {labels: {app: daemon}}, spec: {terminationGracePeriodSeconds: 1, containers: [{name: app, image: IMAGE}]}}
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: job}
+spec: {template: {spec: {restartPolicy: Never, containers: [{name: app, image: IMAGE, env: [{name: EXIT, value: "0"}]}]}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: pod}
+spec: {terminationGracePeriodSeconds: 1, containers: [{name: app, image: IMAGE, readinessProbe: {httpGet: {path: /ready, port: 8080}, periodSeconds: 1}}]}
+`
+
+func TestClusterWaitsForEachKind(t *testing.T) {
+	c := newCluster(t)
+	objects := c.apply(strings.ReplaceAll(kinds, "IMAGE", needs.App(t)))
+	require.NoError(t, c.Wait(t.Context(), objects, kube.WaitOptions{Timeout: time.Minute}))
+	assert.Equal(t, "2", c.run("get", "statefulset", "stateful", "--output=jsonpath={.status.availableReplicas}"))
+	assert.Equal(t, "1", c.run("get", "daemonset", "daemon", "--output=jsonpath={.status.numberAvailable}"))
+	assert.Equal(t, "1", c.run("get", "job", "job", "--output=jsonpath={.status.succeeded}"))
+}
+
+func TestClusterJobThatFails(t *testing.T) {
+	c := newCluster(t)
+	objects := c.apply(fmt.Sprintf(`apiVersion: batch/v1
+kind: Job
+metadata: {name: migrate}
+spec:
+  backoffLimit: 0
+  template: {spec: {restartPolicy: Never, containers: [{name: app, image: %s, env: [{name: EXIT, value: "4"}]}]}}
+`, needs.App(t)))
+	err := c.Wait(t.Context(), objects, kube.WaitOptions{Timeout: time.Minute})
+	require.ErrorContains(t, err, "waiting for the rollout: failed: Job/migrate")
+	require.ErrorContains(t, err, "BackoffLimitExceeded")
+}
+
+func TestClusterWaitEnds(t *testing.T) {
+	c := newCluster(t)
+	objects := c.apply(appManifest(needs.App(t), 1, map[string]string{"UNREADY": "yes"}, ""))
+	err := c.Wait(t.Context(), objects, kube.WaitOptions{Timeout: 3 * time.Second})
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorContains(t, err, "not current after 3s: Deployment/app")
+	require.ErrorContains(t, err, "0 of 1 replicas available")
+
+	why := errors.New("Ctrl-C")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	time.AfterFunc(time.Second, func() { cancel(why) })
+	require.ErrorIs(t, c.Wait(ctx, objects, kube.WaitOptions{}), why)
+
+	c.run("delete", "deployment", "app")
+	err = c.Wait(t.Context(), objects, kube.WaitOptions{})
+	require.ErrorContains(t, err, "it is not in the cluster; apply it")
+}
+
+func TestClusterQuota(t *testing.T) {
+	c := newCluster(t)
+	c.run("create", "quota", "none", "--hard=pods=0")
+	objects := c.apply(appManifest(needs.App(t), 1, nil, ""))
+	err := c.Wait(t.Context(), objects, kube.WaitOptions{Timeout: time.Minute})
+	require.ErrorContains(t, err, "exceeded quota: none")
+}
+
+func TestClusterRefusals(t *testing.T) {
+	c := newCluster(t)
+	objects := c.apply(deployment)
+	other := load(t, strings.NewReplacer("{app: pay}", "{app: other}").Replace(deployment))
+	_, err := c.Apply(t.Context(), other, kube.ApplyOptions{})
+	require.ErrorContains(t, err, "field is immutable; delete the live object first, or give the new one another name")
+
+	// A login that may read and nothing else.
+	c.run("create", "serviceaccount", "reader")
+	c.run("create", "rolebinding", "reader", "--clusterrole=view", "--serviceaccount="+c.namespace+":reader")
+	token := c.run("create", "token", "reader")
+	kubeconfig, err := os.ReadFile(c.kubeconfig)
+	require.NoError(t, err)
+	before, _, found := strings.Cut(string(kubeconfig), "users:")
+	require.True(t, found)
+	reader, err := kube.Connect(kube.Config{
+		Data:      fmt.Appendf(nil, "%susers: [{name: %s, user: {token: %q}}]\n", before, testcluster.ContextName, token),
+		Namespace: c.namespace,
+	})
+	require.NoError(t, err)
+	_, err = reader.Apply(t.Context(), objects, kube.ApplyOptions{})
+	require.ErrorContains(t, err, "; let the login patch deployments.apps in the namespace "+c.namespace)
+	assert.NotContains(t, err.Error(), token)
+
+	stranger, err := kube.Connect(kube.Config{
+		Data: fmt.Appendf(nil, "%susers: [{name: %s, user: {token: nobody-knows}}]\n", before, testcluster.ContextName), Namespace: c.namespace,
+	})
+	require.NoError(t, err)
+	_, err = stranger.Apply(t.Context(), objects, kube.ApplyOptions{})
+	require.ErrorContains(t, err, "refuses the login")
+	require.ErrorContains(t, err, "renew the credentials in the kubeconfig")
+
+	nowhere := c.connect(c.namespace + "-nowhere")
+	_, err = nowhere.Apply(t.Context(), load(t, deployment), kube.ApplyOptions{})
+	require.ErrorContains(t, err, "create the namespace, or add it to the manifests")
+}
+
+// Between the client and the cluster every connection is cut, again and again, while pods are replaced.
+func TestClusterWaitsThroughCutConnections(t *testing.T) {
+	c := newCluster(t)
+	kubeconfig, err := os.ReadFile(c.kubeconfig)
+	require.NoError(t, err)
+	server := regexp.MustCompile(`127\.0\.0\.1:\d+`)
+	proxy := cutter(t, server.FindString(string(kubeconfig)))
+	client, err := kube.Connect(kube.Config{Data: server.ReplaceAll(kubeconfig, []byte(proxy.Addr().String())), Namespace: c.namespace})
+	require.NoError(t, err)
+	image := needs.App(t)
+	for _, version := range []string{"one", "two", "three"} {
+		objects := load(t, appManifest(image, 3, map[string]string{"VERSION": version}, ""))
+		_, err := c.Apply(t.Context(), objects, kube.ApplyOptions{})
+		require.NoError(t, err)
+		require.NoError(t, client.Wait(t.Context(), objects, kube.WaitOptions{Timeout: time.Minute}))
+		status := c.run("get", "deployment", "app", "--output=jsonpath={.metadata.generation} {.status.observedGeneration} {.status.replicas} {.status.updatedReplicas} {.status.availableReplicas}")
+		field := strings.Fields(status)
+		require.Len(t, field, 5, status)
+		assert.Equal(t, field[0], field[1], "success is not told of an older generation")
+		assert.Equal(t, []string{"3", "3", "3"}, field[2:])
+	}
+}
+
+// cutter leads to an address, and cuts all connections every 150 ms.
+func cutter(t *testing.T, address string) net.Listener {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	var mu sync.Mutex
+	var open []net.Conn
+	cut := func() {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, conn := range open {
+			conn.Close()
+		}
+		open = nil
+	}
+	t.Cleanup(func() {
+		listener.Close()
+		cut()
+	})
+	go func() {
+		tick := time.NewTicker(150 * time.Millisecond)
+		defer tick.Stop()
+		for t.Context().Err() == nil {
+			<-tick.C
+			cut()
+		}
+	}()
+	go func() {
+		for {
+			outer, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			inner, err := net.Dial("tcp", address)
+			if err != nil {
+				outer.Close()
+				continue
+			}
+			mu.Lock()
+			open = append(open, outer, inner)
+			mu.Unlock()
+			go func() { _, _ = io.Copy(inner, outer); inner.Close() }()
+			go func() { _, _ = io.Copy(outer, inner); outer.Close() }()
+		}
+	}()
+	return listener
 }
