@@ -89,8 +89,12 @@ func NewDir(name string) (string, error) {
 		return "", err
 	}
 	for _, dir := range left {
-		// A folder without a lock is being made this moment, or is nobody's: one of ours has it from the start.
 		if _, err := os.Stat(filepath.Join(dir, lockFile)); err != nil {
+			// Its sandbox has not been started: somebody makes it ready, or has been killed then.
+			const abandoned = time.Hour
+			if info, err := os.Stat(dir); err == nil && time.Since(info.ModTime()) > abandoned {
+				_ = os.RemoveAll(dir)
+			}
 			continue
 		}
 		if err := Down(context.Background(), dir, 0); err != nil && !errors.Is(err, ErrRunning) {

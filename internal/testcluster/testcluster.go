@@ -142,7 +142,13 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 }
 
 func start(ctx context.Context, o Options, exe string) (_ *Cluster, err error) {
+	var s *sandbox.Sandbox
 	if o.Dir == "" {
+		defer func() {
+			if s == nil { // it has nobody yet to remove it
+				err = errors.Join(err, sandbox.Clean(o.Dir))
+			}
+		}()
 		if o.Dir, err = sandbox.NewDir("cluster"); err != nil {
 			return nil, err
 		}
@@ -189,7 +195,7 @@ func start(ctx context.Context, o Options, exe string) (_ *Cluster, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := sandbox.Start(ctx, c)
+	s, err = sandbox.Start(ctx, c)
 	if err != nil {
 		return nil, err
 	}

@@ -94,7 +94,13 @@ func Start(ctx context.Context, o Options) (_ *Engine, err error) {
 			return nil, err
 		}
 	}
+	var s *sandbox.Sandbox
 	if o.Dir == "" {
+		defer func() {
+			if s == nil { // it has nobody yet to remove it
+				err = errors.Join(err, sandbox.Clean(o.Dir))
+			}
+		}()
 		if o.Dir, err = sandbox.NewDir("engine"); err != nil {
 			return nil, err
 		}
@@ -121,7 +127,7 @@ func Start(ctx context.Context, o Options) (_ *Engine, err error) {
 	if err := os.WriteFile(filepath.Join(o.Dir, "hosts"), hosts, 0o644); err != nil {
 		return nil, err
 	}
-	s, err := sandbox.Start(ctx, sandbox.Config{
+	s, err = sandbox.Start(ctx, sandbox.Config{
 		Dir: o.Dir,
 		Command: []string{"dockerd", "--host=unix://" + socket, "--data-root=" + filepath.Join(o.Dir, "data"),
 			"--exec-root=/run/docker", "--pidfile=/run/docker.pid", "--cgroup-parent=/" + sandbox.CgroupName(o.Dir),

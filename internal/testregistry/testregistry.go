@@ -89,7 +89,7 @@ func Start(ctx context.Context, o Options) (_ *Registry, err error) {
 	}
 }
 
-func start(ctx context.Context, o Options) (*Registry, error) {
+func start(ctx context.Context, o Options) (_ *Registry, err error) {
 	exe, err := exec.LookPath(program)
 	if err != nil {
 		return nil, err
@@ -99,6 +99,11 @@ func start(ctx context.Context, o Options) (*Registry, error) {
 		return nil, err
 	}
 	r := &Registry{dir: dir}
+	defer func() {
+		if r.sandbox == nil { // it has nobody yet to remove it
+			err = errors.Join(err, sandbox.Clean(dir))
+		}
+	}()
 	host := "127.0.0.1"
 	if o.TLS {
 		host = Address

@@ -78,6 +78,13 @@ func mounts(c sandbox.Config) error {
 		return err
 	}
 	defer unix.Close(dir)
+	// Those that are links into /run, or mounts of their own, would be gone.
+	kept := map[string][]byte{}
+	for _, name := range []string{"/etc/hosts", "/etc/resolv.conf"} {
+		if data, err := os.ReadFile(name); err == nil {
+			kept[name] = data
+		}
+	}
 	if err := unix.Mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil {
 		return fmt.Errorf("mounting /run: %w", err)
 	}
@@ -94,6 +101,14 @@ func mounts(c sandbox.Config) error {
 		options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", lower, upper, work)
 		if err := unix.Mount("overlay", lower, "overlay", 0, options); err != nil {
 			return fmt.Errorf("mounting a copy of %s: %w", lower, err)
+		}
+	}
+	for name, data := range kept {
+		if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if err := os.WriteFile(name, data, 0o644); err != nil {
+			return err
 		}
 	}
 	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
