@@ -56,6 +56,7 @@ func Cluster(t testing.TB) string {
 	dir := shared(t, testcluster.SharedDir)
 	kubeconfig := filepath.Join(dir, "kubeconfig")
 	// Read, so that a result that stands in the test cache is another cluster's.
+	hold(t, false)
 	if _, err := os.ReadFile(kubeconfig); err != nil || !sandbox.Running(dir) {
 		leaveOut(t, "a cluster", missing("none is up; `go run . cluster:up` starts one"))
 	}
@@ -85,6 +86,7 @@ func Node(t testing.TB) {
 // the environment names or the machine has. It shares this machine's loopback.
 func Engine(t testing.TB) string {
 	t.Helper()
+	hold(t, false)
 	for _, host := range []string{"unix://" + testengine.Socket(shared(t, testengine.SharedDir)), os.Getenv("DOCKER_HOST"), "unix:///var/run/docker.sock"} {
 		socket, ok := strings.CutPrefix(host, "unix://")
 		if !ok || runtime.GOOS != "linux" {
@@ -103,6 +105,7 @@ func Engine(t testing.TB) string {
 // registries whose authorities are below its folder of certificates.
 func OwnEngine(t testing.TB) (host, certificates string) {
 	t.Helper()
+	hold(t, false)
 	dir := shared(t, testengine.SharedDir)
 	if !sandbox.Running(dir) {
 		leaveOut(t, "a Docker Engine of our own", missing("none is up; `go run . engine:up` starts one"))
@@ -116,6 +119,7 @@ func Registry(t testing.TB, o testregistry.Options) *testregistry.Registry {
 	if err := testregistry.Supported(); err != nil {
 		leaveOut(t, "a registry", err)
 	}
+	hold(t, false)
 	r, err := testregistry.Start(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -126,6 +130,30 @@ func Registry(t testing.TB, o testregistry.Options) *testregistry.Registry {
 		}
 	})
 	return r
+}
+
+// Alone asks that no other test uses what this package gives, nor will while this one runs: for tests of what is left on the
+// machine. It is of no use to one that has asked for something else before.
+func Alone(t testing.TB) {
+	t.Helper()
+	hold(t, true)
+}
+
+// hold keeps the lock of the tests' infrastructure until the test has ended: for it alone, or together with others.
+func hold(t testing.TB, alone bool) {
+	t.Helper()
+	dir := shared(t, "build")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.OpenFile(filepath.Join(dir, "infrastructure.lock"), os.O_CREATE|os.O_RDWR, 0o666)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { file.Close() })
+	if err := lock(file, alone); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Root asks for the rights of root.

@@ -93,8 +93,10 @@ func newDir(t *testing.T) string {
 	return dir
 }
 
+// snapshot is taken by a test that nobody else disturbs.
 func snapshot(t *testing.T) leaks.Snapshot {
 	t.Helper()
+	needs.Alone(t)
 	s, err := leaks.Take()
 	require.NoError(t, err)
 	return s

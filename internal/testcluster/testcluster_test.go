@@ -24,8 +24,10 @@ func kubectl(t *testing.T, c *testcluster.Cluster, args ...string) string {
 	return string(out)
 }
 
+// snapshot is taken by a test that nobody else disturbs.
 func snapshot(t *testing.T) leaks.Snapshot {
 	t.Helper()
+	needs.Alone(t)
 	s, err := leaks.Take()
 	require.NoError(t, err)
 	return s
