@@ -77,7 +77,7 @@ type Engine mg.Namespace
 // Up starts the engine: Linux, root, and Debian's packages docker.io and busybox-static.
 //
 // It has a stand-in for the base image of the example service's Dockerfile, made of busybox and this machine's Go, since not every
-// machine can pull. It stays up until engine:down.
+// machine can pull. Steps of a build have no network. It stays up until engine:down.
 func (Engine) Up(
 	ctx context.Context,
 	until *int, // end it with the process of this id, as well as by engine:down
