@@ -138,6 +138,23 @@ func TestImports(t *testing.T) {
 	}
 }
 
+// What the tests stand on is no part of what a service compiles.
+func TestNothingThatIsImportedNeedsWhatTestsNeed(t *testing.T) {
+	ofTests := []string{"needs", "sandbox", "leaks", "testcluster", "testengine", "testimage", "testpki", "testregistry"}
+	for _, of := range []string{us, us + "/targets", us + "/targets/image", us + "/targets/deploy", us + "/docker", us + "/docker/registryserver", us + "/kube"} {
+		deps := dependencies(t, of)
+		for _, name := range ofTests {
+			assert.NotContains(t, deps, us+"/internal/"+name, "of %s", of)
+		}
+		for _, dep := range deps {
+			assert.False(t, strings.HasPrefix(dep, "k8s.io/kubernetes") || strings.HasPrefix(dep, "go.etcd.io/etcd"), "%s depends on %s", of, dep)
+		}
+	}
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Path}}", "all").Output()
+	require.NoError(t, err)
+	assert.NotContains(t, string(out), "k8s.io/kubernetes\n", "the module of the tests' cluster is no requirement of ours")
+}
+
 // dependencies lists the packages that are compiled for pkg.
 func dependencies(t *testing.T, pkg string) []string {
 	t.Helper()
