@@ -107,7 +107,6 @@ RUN false
 `
 
 func TestRealBuildAndPush(t *testing.T) {
-	any := needs.Engine(t)
 	for _, test := range []struct {
 		name string
 		o    testregistry.Options
@@ -117,11 +116,9 @@ func TestRealBuildAndPush(t *testing.T) {
 		{name: "login over TLS", o: testregistry.Options{Username: username, Password: password, TLS: true}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			host := any
+			host, certificates := needs.Engine(t)
 			real := needs.Registry(t, test.o)
 			if test.o.TLS {
-				var certificates string
-				host, certificates = needs.OwnEngine(t)
 				dir := filepath.Join(certificates, real.Host)
 				require.NoError(t, os.Mkdir(dir, 0o755))
 				t.Cleanup(func() { os.RemoveAll(dir) })
@@ -157,7 +154,8 @@ func TestRealBuildAndPush(t *testing.T) {
 }
 
 func TestRealBuildFailures(t *testing.T) {
-	engine := connectReal(t, needs.Engine(t))
+	host, _ := needs.Engine(t)
+	engine := connectReal(t, host)
 	for _, test := range []struct {
 		name, dockerfile, target string
 		want                     []string
@@ -182,7 +180,7 @@ func TestRealBuildFailures(t *testing.T) {
 }
 
 func TestRealEnginePushFailures(t *testing.T) {
-	host, _ := needs.OwnEngine(t)
+	host, _ := needs.Engine(t)
 	login := needs.Registry(t, testregistry.Options{Username: username, Password: password})
 	tls := needs.Registry(t, testregistry.Options{TLS: true})
 	engine := connectReal(t, host)
@@ -236,7 +234,7 @@ func (s *signalling) Write(p []byte) (int, error) {
 }
 
 func TestRealBuildCancelled(t *testing.T) {
-	host := needs.Engine(t)
+	host, _ := needs.Engine(t)
 	engine := connectReal(t, host)
 	dir := t.TempDir()
 	writeFiles(t, dir, map[string]string{"Dockerfile": "FROM " + testengine.GoImage + "\nRUN echo sleeping; sleep 1000\n"})

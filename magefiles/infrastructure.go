@@ -36,14 +36,14 @@ func (Cluster) Up(
 ) error {
 	return targets.Stage(ctx, "cluster:up", func(ctx context.Context) error {
 		kubeconfig := filepath.Join(testcluster.SharedDir, "kubeconfig")
-		if sandbox.Running(testcluster.SharedDir) {
+		if _, err := os.Stat(kubeconfig); err == nil && sandbox.Running(testcluster.SharedDir) {
 			zerolog.Ctx(ctx).Info().Msg("the cluster is up already")
 		} else if _, err := testcluster.Start(ctx, testcluster.Options{
 			Dir: testcluster.SharedDir, Detach: true, Until: deref(until), Progress: telling(ctx),
 		}); err != nil {
 			return err
 		}
-		fmt.Printf("export KUBECONFIG=%s   # then: go run . demo -context=%s\n", absolute(kubeconfig), testcluster.ContextName)
+		fmt.Printf("export KUBECONFIG='%s'   # then: go run . demo -context=%s\n", absolute(kubeconfig), testcluster.ContextName)
 		return nil
 	})
 }
@@ -90,7 +90,7 @@ func (Engine) Up(
 		}); err != nil {
 			return err
 		}
-		fmt.Printf("export DOCKER_HOST=unix://%s   # then: go run . demo -docker\n", absolute(testengine.Socket(testengine.SharedDir)))
+		fmt.Printf("export DOCKER_HOST='unix://%s'   # then: go run . demo -docker\n", absolute(testengine.Socket(testengine.SharedDir)))
 		return nil
 	})
 }

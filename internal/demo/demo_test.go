@@ -174,7 +174,7 @@ func TestDemo(t *testing.T) {
 // cluster whose pods are containers.
 func TestDemoForReal(t *testing.T) {
 	kubeconfig, kubectl := needs.Cluster(t), needs.Kubectl(t)
-	host, _ := needs.OwnEngine(t)
+	host, _ := needs.Engine(t)
 	registry := needs.Registry(t, testregistry.Options{})
 	cloned(t)
 	t.Setenv("KUBECONFIG", kubeconfig)

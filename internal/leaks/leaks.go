@@ -17,7 +17,7 @@ import (
 type Snapshot []string
 
 // ours matches the command lines of the programs that the test infrastructure is made of.
-var ours = regexp.MustCompile(`sandbox-guard|/kubernetes\b|containerd|dockerd|runc|docker-registry|grimoire-`)
+var ours = regexp.MustCompile(`sandbox-guard|/kubernetes\b|containerd|dockerd|runc|docker-registry|grimoire-(cluster|engine|registry|test)-`)
 
 // places are where daemons leave files, as patterns.
 var places = []string{
@@ -43,7 +43,10 @@ func Take() (Snapshot, error) {
 	for _, i := range interfaces {
 		add("network interface", i.Name)
 	}
-	for _, pattern := range append([]string{filepath.Join(os.TempDir(), "grimoire-*")}, places...) {
+	for _, pattern := range append([]string{
+		filepath.Join(os.TempDir(), "grimoire-cluster-*"), filepath.Join(os.TempDir(), "grimoire-engine-*"),
+		filepath.Join(os.TempDir(), "grimoire-registry-*"), filepath.Join(os.TempDir(), "grimoire-test-*"),
+	}, places...) {
 		found, err := filepath.Glob(pattern)
 		if err != nil {
 			return nil, err
@@ -81,7 +84,7 @@ func Take() (Snapshot, error) {
 		if data, err := os.ReadFile(path); err == nil {
 			command := strings.TrimSpace(strings.ReplaceAll(string(data), "\x00", " "))
 			if ours.MatchString(command) {
-				add("process", fmt.Sprintf("%s %.200s", filepath.Base(filepath.Dir(path)), command))
+				add("process", fmt.Sprintf("%s %.200q", filepath.Base(filepath.Dir(path)), command))
 			}
 		}
 	}

@@ -5,17 +5,14 @@ package needs
 import (
 	"io"
 	"log"
-	"net"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"reflect"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
@@ -82,33 +79,14 @@ func Node(t testing.TB) {
 	Kubectl(t)
 }
 
-// Engine returns the host of a Docker Engine, as DOCKER_HOST has it: the one that `go run . engine:up` keeps, or else one that
-// the environment names or the machine has. It shares this machine's loopback.
-func Engine(t testing.TB) string {
-	t.Helper()
-	hold(t, false)
-	for _, host := range []string{"unix://" + testengine.Socket(shared(t, testengine.SharedDir)), os.Getenv("DOCKER_HOST"), "unix:///var/run/docker.sock"} {
-		socket, ok := strings.CutPrefix(host, "unix://")
-		if !ok || runtime.GOOS != "linux" {
-			continue // it may run in a machine of its own
-		}
-		if conn, err := net.DialTimeout("unix", socket, time.Second); err == nil {
-			conn.Close()
-			return host
-		}
-	}
-	leaveOut(t, "a Docker Engine", missing("none answers on this machine; start Docker, or have one of our own by `go run . engine:up`"))
-	return ""
-}
-
-// OwnEngine returns the engine that `go run . engine:up` keeps: it has the stand-in for the base image, and trusts the
+// Engine returns the Docker Engine that `go run . engine:up` keeps: it has the stand-in for the base image, and trusts the
 // registries whose authorities are below its folder of certificates.
-func OwnEngine(t testing.TB) (host, certificates string) {
+func Engine(t testing.TB) (host, certificates string) {
 	t.Helper()
 	hold(t, false)
 	dir := shared(t, testengine.SharedDir)
 	if !sandbox.Running(dir) {
-		leaveOut(t, "a Docker Engine of our own", missing("none is up; `go run . engine:up` starts one"))
+		leaveOut(t, "a Docker Engine", missing("none is up; `go run . engine:up` starts one"))
 	}
 	return "unix://" + testengine.Socket(dir), testengine.Certificates(dir)
 }
@@ -116,7 +94,7 @@ func OwnEngine(t testing.TB) (host, certificates string) {
 // Registry starts a real registry, for as long as the test runs.
 func Registry(t testing.TB, o testregistry.Options) *testregistry.Registry {
 	t.Helper()
-	if err := testregistry.Supported(); err != nil {
+	if err := testregistry.Supported(o); err != nil {
 		leaveOut(t, "a registry", err)
 	}
 	hold(t, false)
@@ -146,7 +124,18 @@ func hold(t testing.TB, alone bool) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	file, err := os.OpenFile(filepath.Join(dir, "infrastructure.lock"), os.O_CREATE|os.O_RDWR, 0o666)
+	// Who wants it alone keeps the gate closed, so that the others do not come in for ever.
+	gate := lockFile(t, filepath.Join(dir, "infrastructure.gate"), alone)
+	lockFile(t, filepath.Join(dir, "infrastructure.lock"), alone)
+	if !alone {
+		gate.Close()
+	}
+}
+
+// lockFile locks a file until the test has ended or the file is closed.
+func lockFile(t testing.TB, path string, alone bool) *os.File {
+	t.Helper()
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o666)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,6 +143,7 @@ func hold(t testing.TB, alone bool) {
 	if err := lock(file, alone); err != nil {
 		t.Fatal(err)
 	}
+	return file
 }
 
 // Root asks for the rights of root.

@@ -29,7 +29,7 @@ import (
 
 // Config says what runs in a sandbox, and how much of it is its own.
 type Config struct {
-	// Dir is where the sandbox keeps its files. All of it is removed at the end.
+	// Dir is the sandbox's place; Place.Start knows it.
 	Dir string
 	// Command runs inside. Its end is the end of the sandbox.
 	Command []string
@@ -48,23 +48,20 @@ type Config struct {
 	Mirror int
 	// Replace are files of this machine, each with the file that an isolated sandbox sees in its place.
 	Replace map[string]string
-	// Detach keeps the sandbox when the program that started it ends; Down ends it.
-	Detach bool
-	// Until is the id of a process with which a detached sandbox ends too; default none.
+	// Until is the id of a process with which a sandbox ends too that has been let go of; default none.
 	Until int
 }
 
 // Sandbox is one that runs.
 type Sandbox struct {
-	// Stdout is where Command writes its results. In a sandbox that is detached it must not write there after the
-	// starting program may have ended.
+	// Stdout is where Command writes its results. It must write nothing more when the sandbox has been let go of.
 	Stdout *os.File
 	// Address is the host and port on this machine's loopback that leads to Config.Forward.
 	Address string
 
 	log   *os.File
 	guard *exec.Cmd
-	life  *os.File // the guard ends the sandbox when this is closed
+	life  *os.File // the guard ends the sandbox when this is closed, unless a byte was written to it
 	ended chan error
 }
 
@@ -75,33 +72,85 @@ const (
 	LogFile = "log"
 )
 
-// prefix begins the names of the folders that NewDir makes.
+// prefix begins the names of the folders that NewPlace makes.
 const prefix = "grimoire-"
 
 // ErrRunning says that another sandbox runs in the folder.
 var ErrRunning = errors.New("it runs already")
 
-// NewDir makes a folder for a sandbox of the name, and removes what sandboxes of the name have left behind whose guards were
-// killed.
-func NewDir(name string) (string, error) {
+// Place is a folder that a sandbox has to itself, for its files. All of it is removed with the sandbox.
+type Place struct {
+	// Dir is its absolute path.
+	Dir  string
+	lock *os.File
+}
+
+// NewPlace makes a temporary place for a sandbox of the name, and removes what sandboxes of the name have left behind whose
+// guards were killed.
+func NewPlace(name string) (*Place, error) {
 	left, err := filepath.Glob(filepath.Join(os.TempDir(), prefix+name+"-*"))
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	for _, dir := range left {
-		if _, err := os.Stat(filepath.Join(dir, lockFile)); err != nil {
-			// Its sandbox has not been started: somebody makes it ready, or has been killed then.
-			const abandoned = time.Hour
-			if info, err := os.Stat(dir); err == nil && time.Since(info.ModTime()) > abandoned {
-				_ = os.RemoveAll(dir)
-			}
-			continue
-		}
-		if err := Down(context.Background(), dir, 0); err != nil && !errors.Is(err, ErrRunning) {
-			return "", err
-		}
+		sweep(dir)
 	}
-	return os.MkdirTemp("", prefix+name+"-")
+	dir, err := os.MkdirTemp("", prefix+name+"-")
+	if err != nil {
+		return nil, err
+	}
+	return Claim(dir)
+}
+
+// sweep removes a place that nobody has any more. Nobody waits for it, so that its errors are of no interest; one that is not
+// ours to remove is left alone.
+func sweep(dir string) {
+	const young = time.Minute // somebody may be about to lock it
+	if info, err := os.Lstat(dir); err != nil || !ownFolder(info) || time.Since(info.ModTime()) < young && emptyLock(dir) {
+		return
+	}
+	lock, err := acquire(dir)
+	if err != nil {
+		return
+	}
+	defer lock.Close()
+	_ = Clean(dir)
+}
+
+// emptyLock reports whether no guard has said yet that it has the folder.
+func emptyLock(dir string) bool {
+	info, err := os.Stat(filepath.Join(dir, lockFile))
+	return err != nil || info.Size() == 0
+}
+
+// Claim makes a folder the place of a sandbox, and removes what another one has left in it. One that runs there is ErrRunning.
+func Claim(dir string) (*Place, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	// In the options of mounts, and in lists of paths, these mean something.
+	if strings.ContainsAny(dir, ":,") {
+		return nil, fmt.Errorf("there is a colon or a comma in %s; use another folder", dir)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	lock, err := acquire(dir)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", dir, err)
+	}
+	if err := errors.Join(lock.Truncate(0), removeCgroups(dir), removeContent(dir)); err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return &Place{Dir: dir, lock: lock}, nil
+}
+
+// Abandon removes a place whose sandbox could not be started.
+func (p *Place) Abandon() error {
+	defer p.lock.Close()
+	return Clean(p.Dir)
 }
 
 // CgroupName is the name of the control group of an isolated sandbox, below the root of each hierarchy. It is made for Command
@@ -111,32 +160,23 @@ func CgroupName(dir string) string {
 	return prefix + hex.EncodeToString(sum[:6])
 }
 
-// Start starts a sandbox. Where ctx ends before Command has run for long, so does nothing: the caller stops the sandbox.
-func Start(ctx context.Context, c Config) (*Sandbox, error) {
-	s, err := start(ctx, c)
+// Start starts a sandbox in the place, which is removed when that fails.
+func (p *Place) Start(c Config) (*Sandbox, error) {
+	s, err := p.start(c)
 	if err != nil {
-		return nil, fmt.Errorf("starting %s in a sandbox: %w", filepath.Base(c.Command[0]), err)
+		return nil, errors.Join(fmt.Errorf("starting %s in a sandbox: %w", filepath.Base(c.Command[0]), err), p.Abandon())
 	}
+	p.lock.Close() // the guard has it
 	return s, nil
 }
 
-func start(ctx context.Context, c Config) (_ *Sandbox, err error) {
+func (p *Place) start(c Config) (_ *Sandbox, err error) {
 	if err := supported(c); err != nil {
 		return nil, err
 	}
-	if c.Dir, err = filepath.Abs(c.Dir); err != nil {
-		return nil, err
-	}
-	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
-		return nil, err
-	}
-	lock, err := acquire(c.Dir)
-	if err != nil {
-		return nil, err
-	}
-	defer lock.Close() // the guard has it too
+	c.Dir = p.Dir
 	s := &Sandbox{ended: make(chan error, 1)}
-	inherited := []*os.File{lock}
+	inherited := []*os.File{p.lock}
 	if c.Forward > 0 {
 		listener, err := loopbackListener()
 		if err != nil {
@@ -181,10 +221,6 @@ func start(ctx context.Context, c Config) (_ *Sandbox, err error) {
 		stdout.Close()
 		return nil, err
 	}
-	if err := os.WriteFile(filepath.Join(c.Dir, lockFile), []byte(strconv.Itoa(s.guard.Process.Pid)), 0o644); err != nil {
-		s.Stop()
-		return nil, err
-	}
 	go func() { s.ended <- s.guard.Wait() }()
 	return s, nil
 }
@@ -204,7 +240,6 @@ func (s *Sandbox) Log() string {
 // Stop ends the sandbox, and returns when nothing of it is left.
 func (s *Sandbox) Stop() error {
 	s.life.Close()
-	terminate(s.guard.Process) // one that is detached does not listen to its life line
 	err := <-s.ended
 	s.ended <- err
 	s.Stdout.Close()
@@ -214,27 +249,14 @@ func (s *Sandbox) Stop() error {
 	return nil
 }
 
-// Release lets go of a detached sandbox, which goes on.
-func (s *Sandbox) Release() {
-	s.life.Close()
-	s.Stdout.Close()
-}
-
-// Running reports whether a sandbox runs in the folder.
-func Running(dir string) bool {
-	if _, err := os.Stat(filepath.Join(dir, lockFile)); err != nil {
-		return false
-	}
-	lock, err := acquire(dir)
-	if err != nil {
-		return errors.Is(err, ErrRunning)
-	}
-	lock.Close()
-	return false
+// Release lets go of a sandbox: it goes on when the program that started it ends. Down ends it.
+func (s *Sandbox) Release() error {
+	_, err := s.life.Write([]byte{1})
+	return errors.Join(err, s.life.Close(), s.Stdout.Close())
 }
 
 // Down ends the sandbox of the folder, waits for as long as grace until it is gone, and removes what is left of one whose
-// guard was killed. No sandbox there is fine. Without a grace, one that runs is left alone and is ErrRunning.
+// guard was killed. No sandbox there is fine.
 func Down(ctx context.Context, dir string, grace time.Duration) error {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -242,21 +264,23 @@ func Down(ctx context.Context, dir string, grace time.Duration) error {
 	}
 	told := false
 	for deadline := time.Now().Add(grace); ; {
-		lock, err := existing(dir)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
+		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 			return nil
+		}
+		lock, err := acquire(dir)
+		switch {
 		case err == nil:
 			defer lock.Close()
 			return Clean(dir)
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
 		case !errors.Is(err, ErrRunning):
 			return err
 		case !time.Now().Before(deadline):
-			return fmt.Errorf("%s: %w", dir, err)
+			return fmt.Errorf("%s: it has not ended after %s: %w", dir, grace, err)
 		}
 		if !told {
-			told = true
-			if err := tell(dir); err != nil {
+			if told, err = tell(dir); err != nil {
 				return err
 			}
 		}
@@ -268,22 +292,25 @@ func Down(ctx context.Context, dir string, grace time.Duration) error {
 	}
 }
 
-// tell asks the guard of the folder to end.
-func tell(dir string) error {
+// tell asks the guard of the folder to end, where it has said already who it is.
+func tell(dir string) (bool, error) {
 	data, err := os.ReadFile(filepath.Join(dir, lockFile))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(data) == 0 {
+		return false, nil
+	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
 	if err != nil {
-		return fmt.Errorf("%s does not say which process to end: %w", filepath.Join(dir, lockFile), err)
+		return false, fmt.Errorf("%s does not say which process to end: %w", filepath.Join(dir, lockFile), err)
 	}
 	guard, err := os.FindProcess(pid)
 	if err != nil {
-		return err
+		return false, err
 	}
 	terminate(guard)
-	return nil
+	return true, nil
 }
 
 // The machine's, before a test gives itself another home.
@@ -299,7 +326,7 @@ var guardProgram = sync.OnceValues(func() (string, error) {
 	}
 	ctx := context.Background()
 	pkg := reflect.TypeFor[Config]().PkgPath()
-	cmd := process.Command(ctx, "go", "list", "-f", "{{range .GoFiles}}{{$.Dir}}/{{.}}\n{{end}}{{.Module.GoMod}}", pkg, pkg+"/guard")
+	cmd := process.Command(ctx, "go", "list", "-f", "{{range .GoFiles}}{{$.Dir}}/{{.}}\n{{end}}{{.Module.GoMod}}\n", pkg, pkg+"/guard")
 	cmd.Env = environ
 	out, err := process.Capture(ctx, cmd)
 	if err != nil {
@@ -307,7 +334,11 @@ var guardProgram = sync.OnceValues(func() (string, error) {
 	}
 	key := sha256.New()
 	fmt.Fprintln(key, runtime.Version(), runtime.GOOS, runtime.GOARCH)
-	for _, file := range strings.Fields(string(out)) {
+	for file := range strings.Lines(string(out)) {
+		file = strings.TrimSpace(file)
+		if file == "" {
+			continue
+		}
 		data, err := os.ReadFile(file)
 		if err != nil {
 			return "", err
@@ -323,7 +354,7 @@ var guardProgram = sync.OnceValues(func() (string, error) {
 // Build builds a program of this module, for this machine and without cgo.
 func Build(ctx context.Context, pkg, exe string) error {
 	cmd := process.Command(ctx, "go", "build", "-buildvcs=false", "-ldflags=-s -w", "-o", exe, pkg)
-	cmd.Env = append(slices.Clip(environ), "CGO_ENABLED=0", "GOOS=", "GOARCH=", "GOFLAGS=")
+	cmd.Env = append(slices.Clip(environ), "CGO_ENABLED=0", "GOOS="+runtime.GOOS, "GOARCH="+runtime.GOARCH, "GOFLAGS=-mod=readonly", "GOWORK=off")
 	_, err := process.Capture(ctx, cmd)
 	return err
 }

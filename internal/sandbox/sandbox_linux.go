@@ -21,37 +21,54 @@ func supported(c Config) error {
 }
 
 // acquire takes the folder's lock. It is held for as long as a process has the file open.
-func acquire(dir string) (*os.File, error) { return locked(dir, os.O_CREATE|os.O_RDWR) }
+func acquire(dir string) (*os.File, error) {
+	return locked(dir, os.O_CREATE|os.O_RDWR, syscall.LOCK_EX)
+}
 
-// existing takes the lock of a folder where there is one.
-func existing(dir string) (*os.File, error) { return locked(dir, os.O_RDWR) }
+// Running reports whether a sandbox runs in the folder, or is about to.
+func Running(dir string) bool {
+	lock, err := locked(dir, os.O_RDONLY, syscall.LOCK_SH)
+	if err != nil {
+		return errors.Is(err, ErrRunning)
+	}
+	lock.Close()
+	return false
+}
 
-func locked(dir string, flags int) (*os.File, error) {
+// Owns reports whether lock is the lock of the folder still.
+func Owns(dir string, lock *os.File) bool {
+	mine, err := lock.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Stat(filepath.Join(dir, lockFile))
+	return err == nil && os.SameFile(mine, there)
+}
+
+// ownFolder reports whether a file is a folder of this user's, and no link to one.
+func ownFolder(info fs.FileInfo) bool {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return ok && info.IsDir() && int(stat.Uid) == os.Geteuid()
+}
+
+func locked(dir string, flags, how int) (*os.File, error) {
 	path := filepath.Join(dir, lockFile)
 	for {
 		file, err := os.OpenFile(path, flags, 0o644)
 		if err != nil {
 			return nil, err
 		}
-		if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		if err := syscall.Flock(int(file.Fd()), how|syscall.LOCK_NB); err != nil {
 			file.Close()
 			if errors.Is(err, syscall.EWOULDBLOCK) {
 				err = ErrRunning
 			}
 			return nil, err
 		}
-		// Its last holder may have removed it since it was opened.
-		mine, err := file.Stat()
-		if err == nil {
-			var there fs.FileInfo
-			if there, err = os.Stat(path); err == nil && os.SameFile(mine, there) {
-				return file, nil
-			}
+		if Owns(dir, file) {
+			return file, nil
 		}
-		file.Close()
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
+		file.Close() // its last holder has removed it since it was opened
 	}
 }
 
@@ -102,14 +119,8 @@ const cleaning = 10 * time.Second
 
 // Clean removes the control groups of the sandbox of a folder that has ended, and the folder. The caller holds its lock.
 func Clean(dir string) error {
-	roots, err := Hierarchies()
-	if err != nil {
+	if err := removeCgroups(dir); err != nil {
 		return err
-	}
-	for _, root := range roots {
-		if err := patiently(func() error { return removeCgroups(filepath.Join(root, CgroupName(dir))) }); err != nil {
-			return fmt.Errorf("removing the control groups of %s: %w", dir, err)
-		}
 	}
 	if err := patiently(func() error { return removeContent(dir) }); err != nil {
 		return fmt.Errorf("removing %s: %w", dir, err)
@@ -141,6 +152,19 @@ func removeContent(dir string) error {
 	return nil
 }
 
+func removeCgroups(dir string) error {
+	roots, err := Hierarchies()
+	if err != nil {
+		return err
+	}
+	for _, root := range roots {
+		if err := patiently(func() error { return removeCgroup(filepath.Join(root, CgroupName(dir))) }); err != nil {
+			return fmt.Errorf("removing the control groups of %s: %w", dir, err)
+		}
+	}
+	return nil
+}
+
 func patiently(remove func() error) error {
 	for deadline := time.Now().Add(cleaning); ; time.Sleep(20 * time.Millisecond) {
 		err := remove()
@@ -150,8 +174,8 @@ func patiently(remove func() error) error {
 	}
 }
 
-// removeCgroups removes a control group and those in it, the deepest first. Their files go with them.
-func removeCgroups(group string) error {
+// removeCgroup removes a control group and those in it, the deepest first. Their files go with them.
+func removeCgroup(group string) error {
 	entries, err := os.ReadDir(group)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -161,7 +185,7 @@ func removeCgroups(group string) error {
 	}
 	for _, entry := range entries {
 		if entry.IsDir() {
-			if err := removeCgroups(filepath.Join(group, entry.Name())); err != nil {
+			if err := removeCgroup(filepath.Join(group, entry.Name())); err != nil {
 				return err
 			}
 		}

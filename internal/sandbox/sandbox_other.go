@@ -4,6 +4,7 @@ package sandbox
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 )
@@ -14,12 +15,17 @@ func supported(Config) error { return errLinux }
 
 func acquire(string) (*os.File, error) { return nil, errLinux }
 
-func existing(dir string) (*os.File, error) {
-	if _, err := os.Stat(dir); err != nil {
-		return nil, err
-	}
-	return nil, errLinux
-}
+// Running reports false: nothing runs on such a machine.
+func Running(string) bool { return false }
+
+// Owns reports false: there are no locks on such a machine.
+func Owns(string, *os.File) bool { return false }
+
+func ownFolder(fs.FileInfo) bool { return false }
+
+func removeCgroups(string) error { return nil }
+
+func removeContent(string) error { return nil }
 
 type listener struct {
 	file    *os.File

@@ -66,18 +66,22 @@ func serve() {
 	fmt.Fprintln(os.Stderr, http.Serve(listener, nil))
 }
 
-func server(dir string) sandbox.Config {
+func server() sandbox.Config {
 	return sandbox.Config{
-		Dir: dir, Command: []string{"/proc/self/exe"}, Env: []string{roleVariable + "=" + roleServer},
+		Command: []string{"/proc/self/exe"}, Env: []string{roleVariable + "=" + roleServer},
 		Isolate: true, Network: true, Forward: 8080, Mirror: 5000,
 	}
 }
 
 // starter starts a sandbox, says so, and waits to be killed.
 func starter() {
-	c := server(os.Args[1])
+	c := server()
 	c.Command = []string{os.Args[0]}
-	if _, err := sandbox.Start(context.Background(), c); err != nil {
+	place, err := sandbox.NewPlace("test")
+	if err == nil {
+		_, err = place.Start(c)
+	}
+	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)
 	}
@@ -85,12 +89,12 @@ func starter() {
 	select {}
 }
 
-func newDir(t *testing.T) string {
+func newPlace(t *testing.T) *sandbox.Place {
 	t.Helper()
-	dir, err := sandbox.NewDir("test")
+	place, err := sandbox.NewPlace("test")
 	require.NoError(t, err)
-	t.Cleanup(func() { assert.NoError(t, sandbox.Down(context.Background(), dir, 20*time.Second)) }) // of a test that failed
-	return dir
+	t.Cleanup(func() { assert.NoError(t, sandbox.Down(context.Background(), place.Dir, 20*time.Second)) }) // of a test that failed
+	return place
 }
 
 // snapshot is taken by a test that nobody else disturbs.
@@ -131,22 +135,28 @@ func get(t *testing.T, url string) (int, string) {
 	return response.StatusCode, string(body)
 }
 
-func start(t *testing.T, c sandbox.Config) *sandbox.Sandbox {
+func start(t *testing.T, c sandbox.Config) (*sandbox.Sandbox, string) {
+	t.Helper()
+	return startIn(t, newPlace(t), c)
+}
+
+func startIn(t *testing.T, place *sandbox.Place, c sandbox.Config) (*sandbox.Sandbox, string) {
 	t.Helper()
 	if c.Command[0] == "/proc/self/exe" {
 		self, err := os.Executable()
 		require.NoError(t, err)
 		c.Command = []string{self}
 	}
-	s, err := sandbox.Start(t.Context(), c)
+	s, err := place.Start(c)
 	require.NoError(t, err)
-	return s
+	return s, place.Dir
 }
 
 func TestIsolated(t *testing.T) {
 	needs.Root(t)
 	before := snapshot(t)
-	first, second := start(t, server(newDir(t))), start(t, server(newDir(t)))
+	first, _ := start(t, server())
+	second, _ := start(t, server())
 	registry := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, r.Host, " was asked for ", r.URL)
 	}))
@@ -175,10 +185,11 @@ func TestIsolated(t *testing.T) {
 func TestWhatIsWrittenIsTheSandboxsOwn(t *testing.T) {
 	needs.Root(t)
 	before := snapshot(t)
-	dir := newDir(t)
+	place := newPlace(t)
+	dir := place.Dir
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "setting"), []byte("replaced\n"), 0o644))
-	s := start(t, sandbox.Config{
-		Dir: dir, Isolate: true, Network: true,
+	s, _ := startIn(t, place, sandbox.Config{
+		Isolate: true, Network: true,
 		Replace: map[string]string{"/proc/sys/vm/overcommit_memory": filepath.Join(dir, "setting")},
 		Command: []string{"sh", "-ec", `
 			for place in /etc /run /var /var/lib; do echo x > $place/sandbox-test; done
@@ -211,8 +222,7 @@ func TestWhatIsWrittenIsTheSandboxsOwn(t *testing.T) {
 }
 
 func TestWithoutRoot(t *testing.T) {
-	dir := newDir(t)
-	s := start(t, sandbox.Config{Dir: dir, Command: []string{"sh", "-c", "trap '' TERM; sleep 1001 & echo ready; wait; wait"}})
+	s, dir := start(t, sandbox.Config{Command: []string{"sh", "-c", "trap '' TERM; sleep 1001 & echo ready; wait; wait"}})
 	requireReady(t, s)
 	begun := time.Now()
 	require.NoError(t, s.Stop())
@@ -226,7 +236,7 @@ func TestStarterKilled(t *testing.T) {
 	before := snapshot(t)
 	self, err := os.Executable()
 	require.NoError(t, err)
-	cmd := exec.Command(self, newDir(t))
+	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(), roleVariable+"="+roleStarter)
 	stdout, err := cmd.StdoutPipe()
 	require.NoError(t, err)
@@ -242,15 +252,11 @@ func TestStarterKilled(t *testing.T) {
 func TestGuardKilled(t *testing.T) {
 	needs.Root(t)
 	before := snapshot(t)
-	dir := newDir(t)
-	c := server(dir)
-	c.Detach = true
-	s := start(t, c)
+	s, dir := start(t, server())
 	requireReady(t, s)
-	s.Release()
+	require.NoError(t, s.Release())
 	require.True(t, sandbox.Running(dir))
-	require.ErrorIs(t, sandbox.Down(t.Context(), dir, 0), sandbox.ErrRunning)
-	_, err := sandbox.Start(t.Context(), c)
+	_, err := sandbox.Claim(dir)
 	require.ErrorIs(t, err, sandbox.ErrRunning)
 	pid, err := os.ReadFile(filepath.Join(dir, "lock"))
 	require.NoError(t, err)
@@ -264,9 +270,9 @@ func TestGuardKilled(t *testing.T) {
 		return err != nil
 	}, 10*time.Second, 10*time.Millisecond, "what ran in it goes on")
 	assert.DirExists(t, dir, "nobody was there to remove it")
-	other, err := sandbox.NewDir("test")
+	other, err := sandbox.NewPlace("test")
 	require.NoError(t, err)
-	require.NoError(t, os.Remove(other))
+	require.NoError(t, other.Abandon())
 	assert.NoDirExists(t, dir, "the next one removes it")
 	requireNothingSince(t, before)
 }
@@ -279,12 +285,9 @@ func TestDetached(t *testing.T) {
 		"removed": os.RemoveAll,
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := newDir(t)
-			c := server(dir)
-			c.Detach = true
-			s := start(t, c)
+			s, dir := start(t, server())
 			requireReady(t, s)
-			s.Release()
+			require.NoError(t, s.Release())
 			_, body := get(t, "http://"+s.Address)
 			assert.Equal(t, "pid 1", body)
 			http.DefaultClient.CloseIdleConnections()
@@ -300,11 +303,11 @@ func TestUntil(t *testing.T) {
 	before := snapshot(t)
 	other := exec.Command("sleep", "1002")
 	require.NoError(t, other.Start())
-	c := server(newDir(t))
-	c.Detach, c.Until = true, other.Process.Pid
-	s := start(t, c)
+	c := server()
+	c.Until = other.Process.Pid
+	s, _ := start(t, c)
 	requireReady(t, s)
-	s.Release()
+	require.NoError(t, s.Release())
 	time.Sleep(time.Second)
 	_, body := get(t, "http://"+s.Address)
 	require.Equal(t, "pid 1", body)
@@ -318,13 +321,13 @@ func TestUntil(t *testing.T) {
 func TestDownAndUpAtOnce(t *testing.T) {
 	needs.Root(t)
 	before := snapshot(t)
-	dir := newDir(t)
+	dir := filepath.Join(t.TempDir(), "place")
 	for range 10 {
-		c := server(dir)
-		c.Detach = true
-		s := start(t, c)
+		place, err := sandbox.Claim(dir)
+		require.NoError(t, err)
+		s, _ := startIn(t, place, server())
 		requireReady(t, s)
-		s.Release()
+		require.NoError(t, s.Release())
 		_, body := get(t, "http://"+s.Address)
 		require.Equal(t, "pid 1", body)
 		http.DefaultClient.CloseIdleConnections()
@@ -334,8 +337,7 @@ func TestDownAndUpAtOnce(t *testing.T) {
 }
 
 func TestCommandThatEnds(t *testing.T) {
-	dir := newDir(t)
-	s := start(t, sandbox.Config{Dir: dir, Command: []string{"sh", "-c", "echo no database >&2; exit 3"}})
+	s, dir := start(t, sandbox.Config{Command: []string{"sh", "-c", "echo no database >&2; exit 3"}})
 	require.Eventually(t, s.Ended, 10*time.Second, 10*time.Millisecond)
 	assert.True(t, strings.HasPrefix(s.Log(), "no database\n"), s.Log())
 	assert.Contains(t, s.Log(), "exit status 3")
@@ -344,9 +346,53 @@ func TestCommandThatEnds(t *testing.T) {
 }
 
 func TestNoSuchCommand(t *testing.T) {
-	dir := newDir(t)
-	s := start(t, sandbox.Config{Dir: dir, Command: []string{"no-such-program"}})
+	s, dir := start(t, sandbox.Config{Command: []string{"no-such-program"}})
 	require.Eventually(t, s.Ended, 10*time.Second, 10*time.Millisecond)
 	require.ErrorContains(t, s.Stop(), `"no-such-program": executable file not found`)
 	assert.NoDirExists(t, dir)
+}
+
+// The temporary folder is everybody's.
+func TestNobodyElsesFolderIsSwept(t *testing.T) {
+	needs.Alone(t)
+	foreign := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(foreign, "lock"), []byte("1"), 0o644))
+	link := filepath.Join(os.TempDir(), "grimoire-test-link")
+	require.NoError(t, os.Symlink(foreign, link))
+	t.Cleanup(func() { os.Remove(link) })
+	place, err := sandbox.NewPlace("test")
+	require.NoError(t, err)
+	require.NoError(t, place.Abandon())
+	assert.FileExists(t, filepath.Join(foreign, "lock"))
+}
+
+// Somebody removes a folder, and the next sandbox is in the same place: the first guard leaves it alone.
+func TestPlaceThatHasAnother(t *testing.T) {
+	needs.Root(t)
+	before := snapshot(t)
+	dir := filepath.Join(t.TempDir(), "place")
+	first, err := sandbox.Claim(dir)
+	require.NoError(t, err)
+	old, _ := startIn(t, first, sandbox.Config{Command: []string{"sh", "-c", "echo ready; sleep 1003"}})
+	requireReady(t, old)
+	require.NoError(t, os.Remove(filepath.Join(dir, "lock")))
+	second, err := sandbox.Claim(dir)
+	require.NoError(t, err)
+	s, _ := startIn(t, second, server())
+	requireReady(t, s)
+	require.Eventually(t, old.Ended, 10*time.Second, 10*time.Millisecond)
+	_, body := get(t, "http://"+s.Address)
+	assert.Equal(t, "pid 1", body)
+	http.DefaultClient.CloseIdleConnections()
+	assert.True(t, sandbox.Running(dir))
+	require.NoError(t, s.Stop())
+	requireNothingSince(t, before)
+}
+
+func TestStopAtOnce(t *testing.T) {
+	for range 10 {
+		s, dir := start(t, sandbox.Config{Command: []string{"sleep", "1004"}})
+		require.NoError(t, s.Stop())
+		assert.NoDirExists(t, dir)
+	}
 }

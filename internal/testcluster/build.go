@@ -119,9 +119,9 @@ func (b *build) build(ctx context.Context, dir string, progress func(string)) er
 
 // command returns a go command on the module, with the settings that the binary is built with.
 func (b *build) command(ctx context.Context, verb string, args ...string) *exec.Cmd {
-	cmd := process.Command(ctx, "go", append(append([]string{verb, "-mod=readonly", "-trimpath", "-buildvcs=false"}, args...), ".")...)
+	cmd := process.Command(ctx, "go", append(append([]string{verb, "-trimpath", "-buildvcs=false"}, args...), ".")...)
 	cmd.Dir = b.module
-	cmd.Env = process.Env("PWD="+b.module, "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off", "GOOS=", "GOARCH=")
+	cmd.Env = process.Env("PWD="+b.module, "CGO_ENABLED=0", "GOFLAGS=-mod=readonly", "GOWORK=off", "GOOS="+runtime.GOOS, "GOARCH="+runtime.GOARCH)
 	return cmd
 }
 

@@ -85,7 +85,7 @@ func (n Node) controller(program, user string) []string {
 // Kubelet returns the arguments of kubelet.
 func (n Node) Kubelet() []string {
 	return []string{"kubelet", "--config=" + n.Path("kubelet.json"), "--kubeconfig=" + n.PKI("kubelet.kubeconfig"),
-		"--hostname-override=" + NodeName, "--node-ip=" + nodeIP, "--root-dir=" + n.Path("kubelet"), "--cert-dir=" + n.Path("pki")}
+		"--hostname-override=" + NodeName, "--node-ip=" + nodeIP, "--cert-dir=" + n.Path("pki")}
 }
 
 // Proxy returns the arguments of kube-proxy.
@@ -199,11 +199,14 @@ func writeConfig(path string, content any) error {
 	return os.WriteFile(path, []byte(data), 0o600)
 }
 
-// tunables returns files that stand in for the settings of the kernel that the kubelet changes for the whole machine, each with
-// what the kubelet wants to see.
+// replacements returns what stands in for the kubelet's folder, and for the settings of the kernel that it changes for the whole
+// machine: files, each with what the kubelet wants to see.
 // Source: https://github.com/kubernetes/kubernetes/blob/v1.37.2/staging/src/k8s.io/component-helpers/node/util/sysctl/sysctl.go
-func (n Node) tunables() (map[string]string, error) {
-	replace := map[string]string{}
+func (n Node) replacements() (map[string]string, error) {
+	if err := os.MkdirAll(n.Path("kubelet"), 0o750); err != nil {
+		return nil, err
+	}
+	replace := map[string]string{"/var/lib/kubelet": n.Path("kubelet")}
 	for name, value := range map[string]string{
 		"vm/overcommit_memory": "1", "vm/panic_on_oom": "0", "kernel/panic": "10", "kernel/panic_on_oops": "1",
 		"kernel/keys/root_maxkeys": "1000000", "kernel/keys/root_maxbytes": "25000000",

@@ -48,7 +48,7 @@ type Options struct {
 	Dir string
 	// ControlPlane leaves the node out.
 	ControlPlane bool
-	// Detach keeps the cluster when the program that started it ends; sandbox.Down ends it.
+	// Detach keeps the cluster, once it is ready, when the program that started it ends; sandbox.Down ends it.
 	Detach bool
 	// Until is the id of a process with which a detached one ends too; default none.
 	Until int
@@ -141,78 +141,86 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 	}
 }
 
+// longest is how long the path of the folder may be: the kubelet listens on sockets in it. Source: unix(7)
+const longest = 107 - len("/kubelet/pod-resources/kubelet.sock")
+
 func start(ctx context.Context, o Options, exe string) (_ *Cluster, err error) {
-	var s *sandbox.Sandbox
-	if o.Dir == "" {
-		defer func() {
-			if s == nil { // it has nobody yet to remove it
-				err = errors.Join(err, sandbox.Clean(o.Dir))
-			}
-		}()
-		if o.Dir, err = sandbox.NewDir("cluster"); err != nil {
-			return nil, err
-		}
-	}
-	if o.Dir, err = filepath.Abs(o.Dir); err != nil {
-		return nil, err
-	}
-	if sandbox.Running(o.Dir) {
-		return nil, fmt.Errorf("in %s %w", o.Dir, sandbox.ErrRunning)
-	}
-	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
-		return nil, err
-	}
-	n := Node{Dir: o.Dir, Kubernetes: exe, APIPort: apiPort, EtcdPort: etcdPort, EtcdPeerPort: etcdPeerPort, ControlPlane: o.ControlPlane}
-	c := sandbox.Config{Dir: o.Dir, Detach: o.Detach, Until: o.Until}
-	if o.ControlPlane {
-		if n.APIPort, n.EtcdPort, n.EtcdPeerPort, err = freePorts(); err != nil {
-			return nil, err
-		}
-	} else {
-		c.Isolate, c.Network, c.Forward, c.Mirror = true, true, apiPort, mirrorPort
-		n.CgroupRoot = "/" + sandbox.CgroupName(o.Dir)
-		if c.Replace, err = n.tunables(); err != nil {
-			return nil, err
-		}
-		if n.Plugins, err = plugins(); err != nil {
-			return nil, err
-		}
-		if err := writePause(ctx, o.Dir); err != nil {
-			return nil, err
-		}
-	}
-	program := filepath.Join(o.Dir, "cluster")
-	if err := sandbox.Build(ctx, reflect.TypeFor[Cluster]().PkgPath()+"/node", program); err != nil {
-		return nil, err
-	}
-	said, err := json.Marshal(n)
+	place, err := claim(o.Dir)
 	if err != nil {
 		return nil, err
 	}
-	c.Command = []string{program, string(said)}
-	server := fmt.Sprintf("https://127.0.0.1:%d", n.APIPort)
-	admin, err := writePKI(n.Path("pki"), server)
+	n := Node{Dir: place.Dir, Kubernetes: exe, APIPort: apiPort, EtcdPort: etcdPort, EtcdPeerPort: etcdPeerPort, ControlPlane: o.ControlPlane}
+	c, admin, err := prepare(ctx, &n)
+	if err != nil {
+		return nil, errors.Join(err, place.Abandon())
+	}
+	c.Until = o.Until
+	s, err := place.Start(c)
 	if err != nil {
 		return nil, err
 	}
-	s, err = sandbox.Start(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	cluster := &Cluster{Kubeconfig: filepath.Join(o.Dir, "kubeconfig"), Dir: o.Dir, Kubernetes: exe, sandbox: s}
+	cluster := &Cluster{Kubeconfig: n.Path("kubeconfig"), Dir: n.Dir, Kubernetes: exe, sandbox: s}
 	if err = cluster.await(ctx, o.Progress); err == nil {
+		server := n.Server()
 		if s.Address != "" {
 			server = "https://" + s.Address
 		}
 		err = os.WriteFile(cluster.Kubeconfig, admin(server), 0o600)
 	}
+	if err == nil && o.Detach {
+		err = s.Release()
+	}
 	if err != nil {
 		return nil, errors.Join(err, cluster.Stop())
 	}
-	if o.Detach {
-		s.Release()
-	}
 	return cluster, nil
+}
+
+func claim(dir string) (*sandbox.Place, error) {
+	if dir == "" {
+		return sandbox.NewPlace("cluster")
+	}
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if len(abs) > longest {
+		return nil, fmt.Errorf("%s is too long a path for the sockets in it; use one of at most %d bytes", abs, longest)
+	}
+	return sandbox.Claim(abs)
+}
+
+// prepare makes what the programs of the cluster read, and says in what sandbox they run.
+func prepare(ctx context.Context, n *Node) (c sandbox.Config, admin func(server string) []byte, err error) {
+	if n.ControlPlane {
+		if n.APIPort, n.EtcdPort, n.EtcdPeerPort, err = freePorts(); err != nil {
+			return c, nil, err
+		}
+	} else {
+		c.Isolate, c.Network, c.Forward, c.Mirror = true, true, apiPort, mirrorPort
+		n.CgroupRoot = "/" + sandbox.CgroupName(n.Dir)
+		if c.Replace, err = n.replacements(); err != nil {
+			return c, nil, err
+		}
+		if n.Plugins, err = plugins(); err != nil {
+			return c, nil, err
+		}
+		if err := writePause(ctx, n.Dir); err != nil {
+			return c, nil, err
+		}
+	}
+	program := n.Path("cluster")
+	if err := sandbox.Build(ctx, reflect.TypeFor[Cluster]().PkgPath()+"/node", program); err != nil {
+		return c, nil, err
+	}
+	said, err := json.Marshal(n)
+	if err != nil {
+		return c, nil, err
+	}
+	// Nothing that these programs ask is behind a proxy.
+	c.Command, c.Env = []string{program, string(said)}, []string{"NO_PROXY=*", "no_proxy=*"}
+	admin, err = writePKI(n.Path("pki"), n.Server())
+	return c, admin, err
 }
 
 // Stop ends the cluster, and returns when nothing of it is left.

@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 
@@ -31,14 +30,21 @@ const busybox = "/bin/busybox"
 
 // standIns returns the files of the images, and makes those that this machine does not have yet.
 func standIns(ctx context.Context, progress func(string)) ([]string, error) {
-	if out, err := exec.CommandContext(ctx, busybox, "--list").Output(); err != nil || !slices.Contains(strings.Fields(string(out)), "sh") {
+	if applets, err := exec.CommandContext(ctx, busybox, "--list").Output(); err != nil || !slices.Contains(strings.Fields(string(applets)), "sh") {
 		return nil, errors.Join(errors.New("the stand-in for "+GoImage+" needs "+busybox+"; Debian's package busybox-static has it"), err)
 	}
-	version := runtime.Version()
+	out, err := process.Capture(ctx, process.Command(ctx, "go", "env", "GOVERSION", "GOROOT"))
+	if err != nil {
+		return nil, err
+	}
+	version, goroot, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	if info, err := os.Lstat(filepath.Join(goroot, "src")); err != nil || !info.IsDir() {
+		return nil, fmt.Errorf("the standard library of %s is elsewhere, and links are not followed into the image; use a Go from go.dev", goroot)
+	}
 	file, err := tool.Cached("standin-golang", version+"-1", func(dir string) error {
 		progress("making a stand-in for " + GoImage + ", once on this machine")
 		// Cached wants a file of the tool's name.
-		return goImage(ctx, dir, filepath.Join(dir, "standin-golang"))
+		return goImage(ctx, goroot, dir, filepath.Join(dir, "standin-golang"))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("making a stand-in for %s: %w", GoImage, err)
@@ -47,10 +53,10 @@ func standIns(ctx context.Context, progress func(string)) ([]string, error) {
 }
 
 // goImage writes the image into file.
-func goImage(ctx context.Context, dir, file string) error {
+func goImage(ctx context.Context, goroot, dir, file string) error {
 	content := filepath.Join(dir, "layer.tar")
 	defer os.Remove(content)
-	if err := goLayer(ctx, dir, content); err != nil {
+	if err := goLayer(ctx, goroot, dir, content); err != nil {
 		return err
 	}
 	layer, err := tarball.LayerFromFile(content)
@@ -68,7 +74,7 @@ func goImage(ctx context.Context, dir, file string) error {
 }
 
 // goLayer writes the files of the image.
-func goLayer(ctx context.Context, dir, file string) (err error) {
+func goLayer(ctx context.Context, goroot, dir, file string) (err error) {
 	out, err := os.Create(file)
 	if err != nil {
 		return err
@@ -99,11 +105,7 @@ func goLayer(ctx context.Context, dir, file string) (err error) {
 			return err
 		}
 	}
-	goroot, err := process.Capture(ctx, process.Command(ctx, "go", "env", "GOROOT"))
-	if err != nil {
-		return err
-	}
-	if err := w.tree("usr/local/go", strings.TrimSpace(string(goroot)), func(name string) bool {
+	if err := w.tree("usr/local/go", goroot, func(name string) bool {
 		base := path.Base(name)
 		return slices.Contains([]string{"test", "api", "doc", "misc"}, name) || base == "testdata" || strings.HasSuffix(base, "_test.go")
 	}); err != nil {

@@ -94,52 +94,20 @@ func Start(ctx context.Context, o Options) (_ *Engine, err error) {
 			return nil, err
 		}
 	}
-	var s *sandbox.Sandbox
-	if o.Dir == "" {
-		defer func() {
-			if s == nil { // it has nobody yet to remove it
-				err = errors.Join(err, sandbox.Clean(o.Dir))
-			}
-		}()
-		if o.Dir, err = sandbox.NewDir("engine"); err != nil {
-			return nil, err
-		}
-	}
-	if o.Dir, err = filepath.Abs(o.Dir); err != nil {
-		return nil, err
-	}
-	if sandbox.Running(o.Dir) {
-		return nil, fmt.Errorf("in %s %w", o.Dir, sandbox.ErrRunning)
-	}
-	socket := Socket(o.Dir)
-	if len(socket) > longestSocket {
-		return nil, fmt.Errorf("%s is too long a path for a socket; use a shorter folder", socket)
-	}
-	certificates := Certificates(o.Dir)
-	if err := os.MkdirAll(certificates, 0o755); err != nil {
-		return nil, err
-	}
-	hosts, err := os.ReadFile("/etc/hosts")
+	place, err := claim(o.Dir)
 	if err != nil {
 		return nil, err
 	}
-	hosts = fmt.Appendf(hosts, "\n%s %s\n", testregistry.Address, testregistry.Name)
-	if err := os.WriteFile(filepath.Join(o.Dir, "hosts"), hosts, 0o644); err != nil {
-		return nil, err
+	c, err := prepare(place.Dir)
+	if err != nil {
+		return nil, errors.Join(err, place.Abandon())
 	}
-	s, err = sandbox.Start(ctx, sandbox.Config{
-		Dir: o.Dir,
-		Command: []string{"dockerd", "--host=unix://" + socket, "--data-root=" + filepath.Join(o.Dir, "data"),
-			"--exec-root=/run/docker", "--pidfile=/run/docker.pid", "--cgroup-parent=/" + sandbox.CgroupName(o.Dir),
-			"--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"},
-		Isolate: true,
-		Replace: map[string]string{"/etc/docker/certs.d": certificates, "/etc/hosts": filepath.Join(o.Dir, "hosts")},
-		Detach:  o.Detach,
-		Until:   o.Until,
-	})
+	c.Until = o.Until
+	s, err := place.Start(c)
 	if err != nil {
 		return nil, err
 	}
+	socket, certificates := Socket(place.Dir), Certificates(place.Dir)
 	e := &Engine{Host: "unix://" + socket, Certificates: certificates, sandbox: s}
 	e.client = &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -150,13 +118,56 @@ func Start(ctx context.Context, o Options) (_ *Engine, err error) {
 	if err = e.await(ctx); err == nil {
 		err = e.load(ctx, images, o.Progress)
 	}
+	if err == nil && o.Detach {
+		err = s.Release()
+	}
 	if err != nil {
 		return nil, errors.Join(err, e.Stop())
 	}
-	if o.Detach {
-		s.Release()
-	}
 	return e, nil
+}
+
+func claim(dir string) (*sandbox.Place, error) {
+	if dir == "" {
+		return sandbox.NewPlace("engine")
+	}
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if len(Socket(abs)) > longestSocket {
+		return nil, fmt.Errorf("%s is too long a path for a socket; use a shorter folder", Socket(abs))
+	}
+	return sandbox.Claim(abs)
+}
+
+// prepare makes what the engine reads, and says in what sandbox it runs.
+func prepare(dir string) (c sandbox.Config, err error) {
+	hosts, err := os.ReadFile("/etc/hosts")
+	if err != nil {
+		return c, err
+	}
+	hosts = fmt.Appendf(hosts, "\n%s %s\n", testregistry.Address, testregistry.Name)
+	empty := filepath.Join(dir, "empty")
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, "hosts"), hosts, 0o644), os.Mkdir(empty, 0o755), os.Mkdir(Certificates(dir), 0o755)); err != nil {
+		return c, err
+	}
+	c = sandbox.Config{
+		Command: []string{"dockerd", "--host=unix://" + Socket(dir), "--data-root=" + filepath.Join(dir, "data"),
+			"--exec-root=/run/docker", "--pidfile=/run/docker.pid", "--cgroup-parent=/" + sandbox.CgroupName(dir),
+			"--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"},
+		Isolate: true,
+		Replace: map[string]string{"/etc/docker/certs.d": Certificates(dir), "/etc/hosts": filepath.Join(dir, "hosts")},
+	}
+	for _, name := range []string{"NO_PROXY", "no_proxy"} {
+		c.Env = append(c.Env, name+"="+strings.Trim(os.Getenv(name)+","+testregistry.Name, ","))
+	}
+	// An engine that sees AppArmor loads a profile into the kernel, which would stay.
+	const security = "/sys/kernel/security"
+	if _, err := os.Stat(security + "/apparmor"); err == nil {
+		c.Replace[security] = empty
+	}
+	return c, nil
 }
 
 // Stop ends the engine, and returns when nothing of it is left.

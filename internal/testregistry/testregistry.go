@@ -62,9 +62,16 @@ type Registry struct {
 }
 
 // Supported says what this machine lacks for a registry, and how to get it.
-func Supported() error {
+func Supported(o Options) error {
 	if _, err := exec.LookPath(program); err != nil {
 		return errors.New("a registry needs docker-registry; Debian's package of that name has it")
+	}
+	if o.TLS {
+		listener, err := net.Listen("tcp", net.JoinHostPort(Address, "0"))
+		if err != nil {
+			return fmt.Errorf("a registry with TLS needs IPv6 on the loopback interface: %w", err)
+		}
+		return listener.Close()
 	}
 	return nil
 }
@@ -77,7 +84,7 @@ func Start(ctx context.Context, o Options) (_ *Registry, err error) {
 			err = fmt.Errorf("starting a registry: %w", err)
 		}
 	}()
-	if err := Supported(); err != nil {
+	if err := Supported(o); err != nil {
 		return nil, err
 	}
 	for tries := 3; ; tries-- {
@@ -89,46 +96,23 @@ func Start(ctx context.Context, o Options) (_ *Registry, err error) {
 	}
 }
 
-func start(ctx context.Context, o Options) (_ *Registry, err error) {
+func start(ctx context.Context, o Options) (*Registry, error) {
 	exe, err := exec.LookPath(program)
 	if err != nil {
 		return nil, err
 	}
-	dir, err := sandbox.NewDir("registry")
+	place, err := sandbox.NewPlace("registry")
 	if err != nil {
 		return nil, err
 	}
-	r := &Registry{dir: dir}
-	defer func() {
-		if r.sandbox == nil { // it has nobody yet to remove it
-			err = errors.Join(err, sandbox.Clean(dir))
-		}
-	}()
-	host := "127.0.0.1"
-	if o.TLS {
-		host = Address
-	}
-	listener, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
-	if err != nil {
-		return nil, err
-	}
-	r.address = listener.Addr().String()
-	if err := listener.Close(); err != nil {
-		return nil, err
-	}
-	r.Host = r.address
-	settings, err := r.settings(o)
-	if err != nil {
-		return nil, err
-	}
-	if err := r.write("config.json", settings); err != nil {
-		return nil, err
+	r := &Registry{dir: place.Dir}
+	if err := r.prepare(o); err != nil {
+		return nil, errors.Join(err, place.Abandon())
 	}
 	r.client = &http.Client{Transport: r.Transport()}
-	r.sandbox, err = sandbox.Start(ctx, sandbox.Config{
-		Dir: dir,
+	r.sandbox, err = place.Start(sandbox.Config{
 		// Every REGISTRY_ variable is a setting of the registry's too.
-		Command: []string{"env", "-i", exe, "serve", filepath.Join(dir, "config.json")},
+		Command: []string{"env", "-i", exe, "serve", filepath.Join(r.dir, "config.json")},
 	})
 	if err != nil {
 		return nil, err
@@ -137,6 +121,28 @@ func start(ctx context.Context, o Options) (_ *Registry, err error) {
 		return nil, errors.Join(err, r.Stop())
 	}
 	return r, nil
+}
+
+// prepare chooses a port, and writes the configuration.
+func (r *Registry) prepare(o Options) error {
+	host := "127.0.0.1"
+	if o.TLS {
+		host = Address
+	}
+	listener, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+	if err != nil {
+		return err
+	}
+	r.address = listener.Addr().String()
+	if err := listener.Close(); err != nil {
+		return err
+	}
+	r.Host = r.address
+	settings, err := r.settings(o)
+	if err != nil {
+		return err
+	}
+	return r.write("config.json", settings)
 }
 
 // settings are the registry's configuration, whose YAML may be JSON. Source: https://distribution.github.io/distribution/about/configuration/

@@ -7,12 +7,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -53,15 +54,19 @@ func main() {
 // guard runs the sandbox until it ends, it is told to, or nobody is there any more who could.
 func guard(c sandbox.Config) error {
 	syscall.CloseOnExec(lockFD)
+	lock := os.NewFile(lockFD, "lock")
 	ctl := make(chan os.Signal, 1)
 	signal.Notify(ctl, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
-	gone := make(chan struct{})
-	if !c.Detach {
-		go func() {
-			_, _ = io.Copy(io.Discard, os.Stdin)
-			close(gone)
-		}()
+	// Not before it can be told to end.
+	if _, err := lock.WriteAt([]byte(strconv.Itoa(os.Getpid())), 0); err != nil {
+		return err
 	}
+	gone := make(chan struct{})
+	go func() {
+		if n, _ := os.Stdin.Read(make([]byte, 1)); n == 0 {
+			close(gone)
+		}
+	}()
 	run := plain
 	if c.Isolate {
 		run = isolated
@@ -71,10 +76,11 @@ func guard(c sandbox.Config) error {
 		ended := make(chan error, 1)
 		go func() { ended <- child.cmd.Wait() }()
 		abandoned := make(chan struct{})
-		go awaitAbandonment(c, abandoned)
+		go awaitAbandonment(c, lock, abandoned)
 		select {
 		case err := <-ended:
 			fmt.Fprintln(os.Stderr, "guard: the sandbox has ended by itself:", err)
+			child.kill()
 		case <-ctl:
 			child.end(ended)
 		case <-gone:
@@ -84,16 +90,18 @@ func guard(c sandbox.Config) error {
 			child.end(ended)
 		}
 	}
+	if _, there := os.Stat(c.Dir); there == nil && !sandbox.Owns(c.Dir, lock) {
+		return err // what is there now is another sandbox's
+	}
 	return errors.Join(err, sandbox.Clean(c.Dir))
 }
 
-// awaitAbandonment closes abandoned when somebody has removed the folder, and with it the way to end the sandbox, or when the
+// awaitAbandonment closes abandoned when somebody has removed the lock, and with it the way to end the sandbox, or when the
 // process has ended that it is to end with.
-func awaitAbandonment(c sandbox.Config, abandoned chan<- struct{}) {
+func awaitAbandonment(c sandbox.Config, lock *os.File, abandoned chan<- struct{}) {
 	const interval = 200 * time.Millisecond
 	for range time.Tick(interval) {
-		_, err := os.Stat(c.Dir)
-		if errors.Is(err, os.ErrNotExist) || c.Until != 0 && errors.Is(syscall.Kill(c.Until, 0), syscall.ESRCH) {
+		if !sandbox.Owns(c.Dir, lock) || c.Until != 0 && errors.Is(syscall.Kill(c.Until, 0), syscall.ESRCH) {
 			close(abandoned)
 			return
 		}
@@ -101,8 +109,9 @@ func awaitAbandonment(c sandbox.Config, abandoned chan<- struct{}) {
 }
 
 type child struct {
-	cmd *exec.Cmd
-	end func(ended <-chan error)
+	cmd  *exec.Cmd
+	kill func()                   // what is left of it
+	end  func(ended <-chan error) // all of it
 }
 
 // plain runs the command in a process group of its own and nothing else.
@@ -114,14 +123,17 @@ func plain(c sandbox.Config) (*child, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	return &child{cmd, func(ended <-chan error) {
-		group := -cmd.Process.Pid
+	group := -cmd.Process.Pid
+	kill := func() { _ = syscall.Kill(group, syscall.SIGKILL) }
+	return &child{cmd, kill, func(ended <-chan error) {
 		_ = syscall.Kill(group, syscall.SIGTERM)
 		select {
 		case <-ended:
+			kill()
 		case <-time.After(politely):
+			kill()
+			<-ended
 		}
-		_ = syscall.Kill(group, syscall.SIGKILL)
 	}}, nil
 }
 
@@ -168,7 +180,20 @@ func isolated(c sandbox.Config) (*child, error) {
 	if _, err := begin.Write([]byte{1}); err != nil {
 		return nil, err
 	}
-	return &child{cmd, end}, begin.Close()
+	// With the first process of the namespaces, the kernel ends the others.
+	return &child{cmd, func() {}, end}, begin.Close()
+}
+
+// enableControllers hands the controllers of the second version on to the groups below root, which the kubelet wants. Where that
+// is refused, as in a container whose processes are in its root, the kubelet says what is missing.
+func enableControllers(root string) {
+	names, err := os.ReadFile(filepath.Join(root, "cgroup.controllers"))
+	if err != nil {
+		return
+	}
+	for _, name := range strings.Fields(string(names)) {
+		_ = os.WriteFile(filepath.Join(root, "cgroup.subtree_control"), []byte("+"+name), 0o644)
+	}
 }
 
 // makeCgroups makes the sandbox's control group in each hierarchy.
@@ -178,6 +203,7 @@ func makeCgroups(dir string) error {
 		return err
 	}
 	for _, root := range roots {
+		enableControllers(root)
 		group := filepath.Join(root, sandbox.CgroupName(dir))
 		if err := os.Mkdir(group, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 			return fmt.Errorf("making a control group: %w", err)
