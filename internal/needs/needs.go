@@ -13,11 +13,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
+	"github.com/grimoire-build/grimoire/internal/leaks"
 	"github.com/grimoire-build/grimoire/internal/sandbox"
 	"github.com/grimoire-build/grimoire/internal/testcluster"
 	"github.com/grimoire-build/grimoire/internal/testengine"
@@ -52,8 +54,8 @@ func Cluster(t testing.TB) string {
 	t.Helper()
 	dir := shared(t, testcluster.SharedDir)
 	kubeconfig := filepath.Join(dir, "kubeconfig")
-	// Read, so that a result that stands in the test cache is another cluster's.
 	hold(t, false)
+	// Read, so that a result that stands in the test cache is another cluster's.
 	if _, err := os.ReadFile(kubeconfig); err != nil || !sandbox.Running(dir) {
 		leaveOut(t, "a cluster", missing("none is up; `go run . cluster:up` starts one"))
 	}
@@ -91,6 +93,14 @@ func Engine(t testing.TB) (host, certificates string) {
 	return "unix://" + testengine.Socket(dir), testengine.Certificates(dir)
 }
 
+// Dockerd asks for what an engine of the test's own needs.
+func Dockerd(t testing.TB) {
+	t.Helper()
+	if err := testengine.Supported(); err != nil {
+		leaveOut(t, "dockerd", err)
+	}
+}
+
 // Registry starts a real registry, for as long as the test runs.
 func Registry(t testing.TB, o testregistry.Options) *testregistry.Registry {
 	t.Helper()
@@ -115,6 +125,30 @@ func Registry(t testing.TB, o testregistry.Options) *testregistry.Registry {
 func Alone(t testing.TB) {
 	t.Helper()
 	hold(t, true)
+}
+
+// NothingLeft takes stock of the machine for a test that nobody else disturbs, and returns what fails the test unless, before long,
+// nothing is there that was not before.
+func NothingLeft(t testing.TB) (check func()) {
+	t.Helper()
+	Alone(t)
+	before, err := leaks.Take()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		t.Helper()
+		const patience = 20 * time.Second
+		for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+			now, err := leaks.Since(before)
+			switch {
+			case err == nil && len(now) == 0:
+				return
+			case time.Now().After(deadline):
+				t.Fatalf("left behind: %v, %q", err, now)
+			}
+		}
+	}
 }
 
 // hold keeps the lock of the tests' infrastructure until the test has ended: for it alone, or together with others.

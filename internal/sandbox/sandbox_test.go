@@ -21,7 +21,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/grimoire-build/grimoire/internal/leaks"
 	"github.com/grimoire-build/grimoire/internal/needs"
 	"github.com/grimoire-build/grimoire/internal/sandbox"
 )
@@ -97,27 +96,6 @@ func newPlace(t *testing.T) *sandbox.Place {
 	return place
 }
 
-// snapshot is taken by a test that nobody else disturbs.
-func snapshot(t *testing.T) leaks.Snapshot {
-	t.Helper()
-	needs.Alone(t)
-	s, err := leaks.Take()
-	require.NoError(t, err)
-	return s
-}
-
-// requireNothingSince waits until nothing is there that was not before.
-func requireNothingSince(t *testing.T, before leaks.Snapshot) {
-	t.Helper()
-	var left leaks.Snapshot
-	require.Eventually(t, func() bool {
-		var err error
-		left, err = leaks.Since(before)
-		return err == nil && len(left) == 0
-	}, 20*time.Second, 50*time.Millisecond)
-	assert.Empty(t, left)
-}
-
 func requireReady(t *testing.T, s *sandbox.Sandbox) {
 	t.Helper()
 	line, err := bufio.NewReader(s.Stdout).ReadString('\n')
@@ -154,7 +132,7 @@ func startIn(t *testing.T, place *sandbox.Place, c sandbox.Config) (*sandbox.San
 
 func TestIsolated(t *testing.T) {
 	needs.Root(t)
-	before := snapshot(t)
+	nothingLeft := needs.NothingLeft(t)
 	first, _ := start(t, server())
 	second, _ := start(t, server())
 	registry := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -179,12 +157,12 @@ func TestIsolated(t *testing.T) {
 	_, body := get(t, "http://"+second.Address)
 	assert.Equal(t, "pid 1", body, "the other one goes on")
 	require.NoError(t, second.Stop())
-	requireNothingSince(t, before)
+	nothingLeft()
 }
 
 func TestWhatIsWrittenIsTheSandboxsOwn(t *testing.T) {
 	needs.Root(t)
-	before := snapshot(t)
+	nothingLeft := needs.NothingLeft(t)
 	place := newPlace(t)
 	dir := place.Dir
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "setting"), []byte("replaced\n"), 0o644))
@@ -216,7 +194,7 @@ func TestWhatIsWrittenIsTheSandboxsOwn(t *testing.T) {
 	assert.Equal(t, "kept\n", string(kept), "the folder is shared")
 	require.NoError(t, s.Stop())
 	assert.NoDirExists(t, dir)
-	requireNothingSince(t, before)
+	nothingLeft()
 	out, err := exec.Command("pgrep", "-f", "sleep 1000").Output()
 	require.Error(t, err, "still there: %s", out)
 }
@@ -233,7 +211,7 @@ func TestWithoutRoot(t *testing.T) {
 
 func TestStarterKilled(t *testing.T) {
 	needs.Root(t)
-	before := snapshot(t)
+	nothingLeft := needs.NothingLeft(t)
 	self, err := os.Executable()
 	require.NoError(t, err)
 	cmd := exec.Command(self)
@@ -246,12 +224,12 @@ func TestStarterKilled(t *testing.T) {
 	require.Equal(t, "started\n", line)
 	require.NoError(t, cmd.Process.Kill())
 	require.Error(t, cmd.Wait())
-	requireNothingSince(t, before)
+	nothingLeft()
 }
 
 func TestGuardKilled(t *testing.T) {
 	needs.Root(t)
-	before := snapshot(t)
+	nothingLeft := needs.NothingLeft(t)
 	s, dir := start(t, server())
 	requireReady(t, s)
 	require.NoError(t, s.Release())
@@ -274,12 +252,12 @@ func TestGuardKilled(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, other.Abandon())
 	assert.NoDirExists(t, dir, "the next one removes it")
-	requireNothingSince(t, before)
+	nothingLeft()
 }
 
 func TestDetached(t *testing.T) {
 	needs.Root(t)
-	before := snapshot(t)
+	nothingLeft := needs.NothingLeft(t)
 	for name, end := range map[string]func(dir string) error{
 		"down":    func(dir string) error { return sandbox.Down(t.Context(), dir, 20*time.Second) },
 		"removed": os.RemoveAll,
@@ -292,7 +270,7 @@ func TestDetached(t *testing.T) {
 			assert.Equal(t, "pid 1", body)
 			http.DefaultClient.CloseIdleConnections()
 			require.NoError(t, end(dir))
-			requireNothingSince(t, before)
+			nothingLeft()
 		})
 	}
 	require.NoError(t, sandbox.Down(t.Context(), "nowhere", 0), "nothing there is fine")
@@ -300,7 +278,7 @@ func TestDetached(t *testing.T) {
 
 func TestUntil(t *testing.T) {
 	needs.Root(t)
-	before := snapshot(t)
+	nothingLeft := needs.NothingLeft(t)
 	other := exec.Command("sleep", "1002")
 	require.NoError(t, other.Start())
 	c := server()
@@ -314,13 +292,13 @@ func TestUntil(t *testing.T) {
 	http.DefaultClient.CloseIdleConnections()
 	require.NoError(t, other.Process.Kill())
 	require.Error(t, other.Wait())
-	requireNothingSince(t, before)
+	nothingLeft()
 }
 
 // One ends while the next is made in the same folder.
 func TestDownAndUpAtOnce(t *testing.T) {
 	needs.Root(t)
-	before := snapshot(t)
+	nothingLeft := needs.NothingLeft(t)
 	dir := filepath.Join(t.TempDir(), "place")
 	for range 10 {
 		place, err := sandbox.Claim(dir)
@@ -333,7 +311,7 @@ func TestDownAndUpAtOnce(t *testing.T) {
 		http.DefaultClient.CloseIdleConnections()
 		require.NoError(t, sandbox.Down(t.Context(), dir, 20*time.Second))
 	}
-	requireNothingSince(t, before)
+	nothingLeft()
 }
 
 func TestCommandThatEnds(t *testing.T) {
@@ -369,7 +347,7 @@ func TestNobodyElsesFolderIsSwept(t *testing.T) {
 // Somebody removes a folder, and the next sandbox is in the same place: the first guard leaves it alone.
 func TestPlaceThatHasAnother(t *testing.T) {
 	needs.Root(t)
-	before := snapshot(t)
+	nothingLeft := needs.NothingLeft(t)
 	dir := filepath.Join(t.TempDir(), "place")
 	first, err := sandbox.Claim(dir)
 	require.NoError(t, err)
@@ -386,7 +364,7 @@ func TestPlaceThatHasAnother(t *testing.T) {
 	http.DefaultClient.CloseIdleConnections()
 	assert.True(t, sandbox.Running(dir))
 	require.NoError(t, s.Stop())
-	requireNothingSince(t, before)
+	nothingLeft()
 }
 
 func TestStopAtOnce(t *testing.T) {

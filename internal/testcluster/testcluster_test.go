@@ -12,7 +12,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/grimoire-build/grimoire/internal/leaks"
 	"github.com/grimoire-build/grimoire/internal/needs"
 	"github.com/grimoire-build/grimoire/internal/testcluster"
 )
@@ -24,31 +23,11 @@ func kubectl(t *testing.T, c *testcluster.Cluster, args ...string) string {
 	return string(out)
 }
 
-// snapshot is taken by a test that nobody else disturbs.
-func snapshot(t *testing.T) leaks.Snapshot {
-	t.Helper()
-	needs.Alone(t)
-	s, err := leaks.Take()
-	require.NoError(t, err)
-	return s
-}
-
-func requireNothingSince(t *testing.T, before leaks.Snapshot) {
-	t.Helper()
-	var left leaks.Snapshot
-	require.Eventually(t, func() bool {
-		var err error
-		left, err = leaks.Since(before)
-		return err == nil && len(left) == 0
-	}, 30*time.Second, 50*time.Millisecond)
-	assert.Empty(t, left)
-}
-
 // Two clusters run side by side, each with a pod; one is stopped, then the other, and nothing is left of either.
 func TestTwoClusters(t *testing.T) {
 	needs.Node(t)
 	image := needs.App(t)
-	before := snapshot(t)
+	nothingLeft := needs.NothingLeft(t)
 	clusters := make([]*testcluster.Cluster, 2)
 	errs := make([]error, len(clusters))
 	var wg sync.WaitGroup
@@ -75,12 +54,12 @@ func TestTwoClusters(t *testing.T) {
 	assert.NoDirExists(t, clusters[0].Dir)
 	assert.Equal(t, "one", kubectl(t, clusters[1], "get", "--raw", "/api/v1/namespaces/default/pods/app:8080/proxy/"))
 	require.NoError(t, clusters[1].Stop())
-	requireNothingSince(t, before)
+	nothingLeft()
 }
 
 func TestStartCancelled(t *testing.T) {
 	needs.Node(t)
-	before := snapshot(t)
+	nothingLeft := needs.NothingLeft(t)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	why := errors.New("Ctrl-C")
 	_, err := testcluster.Start(ctx, testcluster.Options{Progress: func(step string) {
@@ -89,13 +68,13 @@ func TestStartCancelled(t *testing.T) {
 		}
 	}})
 	require.ErrorIs(t, err, why)
-	requireNothingSince(t, before)
+	nothingLeft()
 }
 
 // The control plane alone needs no root. Pods stay pending on it.
 func TestControlPlane(t *testing.T) {
 	needs.Kubectl(t)
-	before := snapshot(t)
+	nothingLeft := needs.NothingLeft(t)
 	c, err := testcluster.Start(t.Context(), testcluster.Options{ControlPlane: true})
 	require.NoError(t, err)
 	kubectl(t, c, "create", "deployment", "app", "--image=app:1")
@@ -104,5 +83,5 @@ func TestControlPlane(t *testing.T) {
 	}, 20*time.Second, 100*time.Millisecond, "the controllers make its pod")
 	assert.Empty(t, kubectl(t, c, "get", "nodes", "--output=name"))
 	require.NoError(t, c.Stop())
-	requireNothingSince(t, before)
+	nothingLeft()
 }
