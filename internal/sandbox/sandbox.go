@@ -326,27 +326,23 @@ var guardProgram = sync.OnceValues(func() (string, error) {
 	}
 	ctx := context.Background()
 	pkg := reflect.TypeFor[Config]().PkgPath()
-	cmd := process.Command(ctx, "go", "list", "-f", "{{range .GoFiles}}{{$.Dir}}/{{.}}\n{{end}}{{.Module.GoMod}}\n", pkg, pkg+"/guard")
+	cmd := process.Command(ctx, "go", "list", "-f", "{{range .GoFiles}}{{$.Dir}}/{{.}}\n{{end}}{{.Module.GoMod}}", pkg, pkg+"/guard")
 	cmd.Env = environ
 	out, err := process.Capture(ctx, cmd)
 	if err != nil {
 		return "", err
 	}
-	key := sha256.New()
-	fmt.Fprintln(key, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	key := tool.NewKey(runtime.Version())
 	for file := range strings.Lines(string(out)) {
-		file = strings.TrimSpace(file)
-		if file == "" {
-			continue
-		}
+		file = strings.TrimSuffix(file, "\n")
 		data, err := os.ReadFile(file)
 		if err != nil {
 			return "", err
 		}
-		fmt.Fprintf(key, "%s\n%d\n%s", filepath.Base(file), len(data), data)
+		key.Add(filepath.Base(file), data)
 	}
 	const name = "sandbox-guard"
-	return tool.CachedIn(caches, name, hex.EncodeToString(key.Sum(nil))[:16], func(dir string) error {
+	return tool.CachedIn(caches, name, key.String(), func(dir string) error {
 		return Build(ctx, pkg+"/guard", filepath.Join(dir, name+tool.ExeSuffix()))
 	})
 })

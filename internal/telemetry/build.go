@@ -3,9 +3,7 @@ package telemetry
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"embed"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -32,8 +30,7 @@ const exporterName = "otlpexport"
 
 // buildExporter returns the exporter's file, and builds it where this machine does not have it yet.
 func buildExporter(ctx context.Context, environ []string) (string, error) {
-	key := sha256.New()
-	fmt.Fprintln(key, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	key := tool.NewKey(runtime.Version())
 	files := map[string][]byte{}
 	err := fs.WalkDir(sources, ".", func(name string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
@@ -41,13 +38,13 @@ func buildExporter(ctx context.Context, environ []string) (string, error) {
 		}
 		data, err := sources.ReadFile(name)
 		files[name] = data
-		fmt.Fprintf(key, "%s\n%d\n%s", name, len(data), data)
+		key.Add(name, data)
 		return err
 	})
 	if err != nil {
 		return "", err
 	}
-	exe, err := tool.Cached(exporterName, hex.EncodeToString(key.Sum(nil))[:16], func(dir string) error {
+	exe, err := tool.Cached(exporterName, key.String(), func(dir string) error {
 		return compile(ctx, environ, files, dir)
 	})
 	if err != nil {

@@ -2,8 +2,6 @@ package testcluster
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -50,7 +48,7 @@ func Built(ctx context.Context) (string, error) {
 }
 
 type build struct {
-	module, version, goVersion string
+	module, version string
 }
 
 func binary(ctx context.Context, make func(*build, string) error) (string, error) {
@@ -71,15 +69,13 @@ func plan(ctx context.Context) (*build, string, error) {
 	if out, err = process.Capture(ctx, process.Command(ctx, "go", "env", "GOVERSION")); err != nil {
 		return nil, "", err
 	}
-	b.goVersion = strings.TrimSpace(string(out))
-	key := sha256.New()
-	fmt.Fprintln(key, b.goVersion, runtime.GOOS, runtime.GOARCH)
+	key := tool.NewKey(strings.TrimSpace(string(out)))
 	for _, name := range []string{"go.mod", "go.sum", "main.go"} {
 		data, err := os.ReadFile(filepath.Join(b.module, name))
 		if err != nil {
 			return nil, "", err
 		}
-		fmt.Fprintf(key, "%s\n%d\n%s", name, len(data), data)
+		key.Add(name, data)
 		if name != "go.mod" {
 			continue
 		}
@@ -93,7 +89,7 @@ func plan(ctx context.Context) (*build, string, error) {
 			}
 		}
 	}
-	return b, hex.EncodeToString(key.Sum(nil))[:16], nil
+	return b, key.String(), nil
 }
 
 // build builds the binary into dir. Without the stamps the programs do not know their version, and refuse to start.

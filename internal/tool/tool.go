@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io/fs"
 	"os"
 	"path"
@@ -137,6 +138,22 @@ func CachedIn(user, name, version string, build func(dir string) error) (string,
 	}
 	return exe, nil
 }
+
+// Key names everything that makes a program what it is, for Cached.
+type Key struct{ sum hash.Hash }
+
+// NewKey begins the key of a program that this version of Go builds for this machine.
+func NewKey(goVersion string) Key {
+	k := Key{sha256.New()}
+	fmt.Fprintln(k.sum, goVersion, runtime.GOOS, runtime.GOARCH)
+	return k
+}
+
+// Add adds a file that the program is made of.
+func (k Key) Add(name string, data []byte) { fmt.Fprintf(k.sum, "%s\n%d\n%s", name, len(data), data) }
+
+// String is the key as a version for Cached.
+func (k Key) String() string { return hex.EncodeToString(k.sum.Sum(nil))[:16] }
 
 // toolchain is the Go that a module selects by its go and toolchain lines.
 type toolchain struct{ GOROOT, GOVERSION string }
