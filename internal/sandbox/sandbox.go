@@ -68,8 +68,7 @@ type Sandbox struct {
 // Names of files in the sandbox's folder.
 const (
 	lockFile = "lock"
-	// LogFile gets what Command and the guard write to stderr.
-	LogFile = "log"
+	logFile  = "log" // gets what Command and the guard write to stderr
 )
 
 // prefix begins the names of the folders that NewPlace makes.
@@ -121,6 +120,23 @@ func sweep(dir string) {
 func emptyLock(dir string) bool {
 	info, err := os.Stat(filepath.Join(dir, lockFile))
 	return err != nil || info.Size() == 0
+}
+
+// At claims the folder dir, where what runs listens on a socket at a path below it; without a folder, it makes a temporary place
+// for a sandbox of the name.
+func At(dir, name, socket string) (*Place, error) {
+	if dir == "" {
+		return NewPlace(name)
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	const longest = 107 // Source: unix(7)
+	if path := filepath.Join(dir, socket); len(path) > longest {
+		return nil, fmt.Errorf("%s is too long a path for a socket; use a shorter folder", path)
+	}
+	return Claim(dir)
 }
 
 // Claim makes a folder the place of a sandbox, and removes what another one has left in it. One that runs there is ErrRunning.
@@ -187,7 +203,7 @@ func (p *Place) start(c Config) (_ *Sandbox, err error) {
 		inherited = append(inherited, listener.file)
 	}
 	// Kept open, since the file goes with the sandbox.
-	s.log, err = os.OpenFile(filepath.Join(c.Dir, LogFile), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o644)
+	s.log, err = os.OpenFile(filepath.Join(c.Dir, logFile), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o644)
 	if err != nil {
 		return nil, err
 	}
@@ -235,6 +251,27 @@ func (s *Sandbox) Log() string {
 	end := make([]byte, min(most, info.Size()))
 	n, _ := s.log.ReadAt(end, info.Size()-int64(len(end)))
 	return string(end[:n])
+}
+
+// Await asks what runs in the sandbox until there is no error, for as long as patience. It gives up when the sandbox has ended.
+// The error has the end of the log.
+func (s *Sandbox) Await(ctx context.Context, patience time.Duration, ask func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("it did not answer after %s", patience))
+	defer cancel()
+	for {
+		err := ask(ctx)
+		if err == nil {
+			return nil
+		}
+		if s.Ended() {
+			return fmt.Errorf("it has ended; the end of its log: %s", s.Log())
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w; the end of its log: %s", context.Cause(ctx), err, s.Log())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // Stop ends the sandbox, and returns when nothing of it is left.

@@ -141,11 +141,11 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 	}
 }
 
-// longest is how long the path of the folder may be: the kubelet listens on sockets in it. Source: unix(7)
-const longest = 107 - len("/kubelet/pod-resources/kubelet.sock")
+// longestSocket is the longest path in the folder that the kubelet listens at.
+const longestSocket = "kubelet/pod-resources/kubelet.sock"
 
 func start(ctx context.Context, o Options, exe string) (_ *Cluster, err error) {
-	place, err := claim(o.Dir)
+	place, err := sandbox.At(o.Dir, "cluster", longestSocket)
 	if err != nil {
 		return nil, err
 	}
@@ -174,20 +174,6 @@ func start(ctx context.Context, o Options, exe string) (_ *Cluster, err error) {
 		return nil, errors.Join(err, cluster.Stop())
 	}
 	return cluster, nil
-}
-
-func claim(dir string) (*sandbox.Place, error) {
-	if dir == "" {
-		return sandbox.NewPlace("cluster")
-	}
-	abs, err := filepath.Abs(dir)
-	if err != nil {
-		return nil, err
-	}
-	if len(abs) > longest {
-		return nil, fmt.Errorf("%s is too long a path for the sockets in it; use one of at most %d bytes", abs, longest)
-	}
-	return sandbox.Claim(abs)
 }
 
 // prepare makes what the programs of the cluster read, and says in what sandbox they run.

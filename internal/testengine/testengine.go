@@ -26,8 +26,8 @@ const SharedDir = "build/engine"
 // starting is how long an engine may take until it answers.
 const starting = time.Minute
 
-// longestSocket is how long the path of a socket may be. Source: unix(7)
-const longestSocket = 107
+// socketName is where the engine listens, in its folder.
+const socketName = "docker.sock"
 
 // Options say what engine Start starts.
 type Options struct {
@@ -55,7 +55,7 @@ type Engine struct {
 }
 
 // Socket returns the path of the socket of the engine in dir.
-func Socket(dir string) string { return filepath.Join(dir, "docker.sock") }
+func Socket(dir string) string { return filepath.Join(dir, socketName) }
 
 // Certificates returns the folder of the authorities that the engine in dir trusts.
 func Certificates(dir string) string { return filepath.Join(dir, "certs.d") }
@@ -94,7 +94,7 @@ func Start(ctx context.Context, o Options) (_ *Engine, err error) {
 			return nil, err
 		}
 	}
-	place, err := claim(o.Dir)
+	place, err := sandbox.At(o.Dir, "engine", socketName)
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +115,7 @@ func Start(ctx context.Context, o Options) (_ *Engine, err error) {
 		},
 		DisableKeepAlives: true,
 	}}
-	if err = e.await(ctx); err == nil {
+	if err = s.Await(ctx, starting, e.ping); err == nil {
 		err = e.load(ctx, images, o.Progress)
 	}
 	if err == nil && o.Detach {
@@ -125,20 +125,6 @@ func Start(ctx context.Context, o Options) (_ *Engine, err error) {
 		return nil, errors.Join(err, e.Stop())
 	}
 	return e, nil
-}
-
-func claim(dir string) (*sandbox.Place, error) {
-	if dir == "" {
-		return sandbox.NewPlace("engine")
-	}
-	abs, err := filepath.Abs(dir)
-	if err != nil {
-		return nil, err
-	}
-	if len(Socket(abs)) > longestSocket {
-		return nil, fmt.Errorf("%s is too long a path for a socket; use a shorter folder", Socket(abs))
-	}
-	return sandbox.Claim(abs)
 }
 
 // prepare makes what the engine reads, and says in what sandbox it runs.
@@ -173,24 +159,8 @@ func prepare(dir string) (c sandbox.Config, err error) {
 // Stop ends the engine, and returns when nothing of it is left.
 func (e *Engine) Stop() error { return e.sandbox.Stop() }
 
-// await asks until the engine answers.
-func (e *Engine) await(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, starting, fmt.Errorf("it did not answer after %s", starting))
-	defer cancel()
-	for {
-		err := e.request(ctx, http.MethodGet, "/_ping", nil)
-		if err == nil {
-			return nil
-		}
-		if e.sandbox.Ended() {
-			return fmt.Errorf("it has ended; the end of its log: %s", e.sandbox.Log())
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%w: %w; the end of its log: %s", context.Cause(ctx), err, e.sandbox.Log())
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
+func (e *Engine) ping(ctx context.Context) error {
+	return e.request(ctx, http.MethodGet, "/_ping", nil)
 }
 
 // load has the engine take images from files.

@@ -117,7 +117,7 @@ func start(ctx context.Context, o Options) (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := r.await(ctx); err != nil {
+	if err := r.sandbox.Await(ctx, starting, r.ping); err != nil {
 		return nil, errors.Join(err, r.Stop())
 	}
 	return r, nil
@@ -235,26 +235,15 @@ func (r *Registry) Stop() error {
 	return r.sandbox.Stop()
 }
 
-// await asks until the registry answers; one that wants a login does so with 401.
-func (r *Registry) await(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, starting, fmt.Errorf("it did not answer after %s", starting))
-	defer cancel()
-	for {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, r.scheme()+"://"+r.Host+"/v2/", nil)
-		if err != nil {
-			return err
-		}
-		response, err := r.client.Do(request)
-		if err == nil {
-			return response.Body.Close()
-		}
-		if r.sandbox.Ended() {
-			return fmt.Errorf("it has ended; the end of its log: %s", r.sandbox.Log())
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%w: %w; the end of its log: %s", context.Cause(ctx), err, r.sandbox.Log())
-		case <-time.After(20 * time.Millisecond):
-		}
+// ping asks whether the registry answers; one that wants a login does so with 401.
+func (r *Registry) ping(ctx context.Context) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, r.scheme()+"://"+r.Host+"/v2/", nil)
+	if err != nil {
+		return err
 	}
+	response, err := r.client.Do(request)
+	if err != nil {
+		return err
+	}
+	return response.Body.Close()
 }
