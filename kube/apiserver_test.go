@@ -60,7 +60,7 @@ func newAPIServer(t testing.TB) *apiServer {
 	s := &apiServer{
 		t: t,
 		kinds: map[string][]metav1.APIResource{
-			"v1": {resource("Namespace", "namespaces", false), resource("ConfigMap", "configmaps", true), resource("Service", "services", true),
+			"v1": {resource("Namespace", "namespaces", false), resource("ConfigMap", "configmaps", true), resource("Secret", "secrets", true), resource("Service", "services", true),
 				resource("Pod", "pods", true), resource("Pod", "pods/status", true), resource("ServiceAccount", "serviceaccounts", true)},
 			"apps/v1":                      {resource("Deployment", "deployments", true), resource("StatefulSet", "statefulsets", true)},
 			"batch/v1":                     {resource("Job", "jobs", true)},
@@ -126,6 +126,10 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if parts[0] == "apis" {
 		groupVersion, rest = strings.Join(parts[1:min(3, len(parts))], "/"), parts[min(3, len(parts)):]
 	}
+	if parts[0] == "apis" && len(parts) == 2 {
+		s.group(w, r, parts[1])
+		return
+	}
 	s.mu.Lock()
 	known, ok := s.kinds[groupVersion]
 	s.mu.Unlock()
@@ -146,12 +150,18 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 	case len(rest) == 1 && r.URL.Query().Get("watch") == "true":
 		s.watch(w, r)
+	case len(rest) == 1 && r.Method == http.MethodPost:
+		s.create(w, r)
 	case len(rest) == 1:
-		s.list(w, r)
+		s.answerList(w, r)
 	case r.Method == http.MethodGet:
 		s.get(w, r, rest)
 	case r.Method == http.MethodPatch:
 		s.patch(w, r, namespace)
+	case r.Method == http.MethodPut:
+		s.update(w, r)
+	case r.Method == http.MethodDelete:
+		s.remove(w, r)
 	default:
 		fail(w, 405, "MethodNotAllowed", "not supported", nil)
 	}
@@ -199,6 +209,10 @@ func (s *apiServer) patch(w http.ResponseWriter, r *http.Request, namespace stri
 		return
 	}
 	old, exists := s.objects[r.URL.Path]
+	if !sameVersion(applied, old) {
+		fail(w, 409, "Conflict", "the object has been modified", nil)
+		return
+	}
 	if !exists {
 		old = &stored{content: map[string]any{"metadata": map[string]any{
 			"uid": fmt.Sprint("uid-", s.version+1), "generation": int64(0), "creationTimestamp": "2020-01-01T00:00:00Z",
@@ -213,10 +227,13 @@ func (s *apiServer) patch(w http.ResponseWriter, r *http.Request, namespace stri
 	var causes []metav1.StatusCause
 	merge(next.content, applied, "", func(field string, was, is any) {
 		if owner := next.owners[field]; owner != "" && owner != manager && !reflect.DeepEqual(was, is) && !force {
-			causes = append(causes, metav1.StatusCause{Type: metav1.CauseTypeFieldManagerConflict, Field: field,
+			causes = append(causes, metav1.StatusCause{Type: metav1.CauseTypeFieldManagerConflict, Field: strings.ReplaceAll(field, pathSeparator, "."),
 				Message: fmt.Sprintf("conflict with %q", owner)})
 		}
-		next.owners[field] = manager
+		if named := pathSeparator + "metadata" + pathSeparator + "name"; !slices.Contains([]string{pathSeparator + "apiVersion",
+			pathSeparator + "kind", named, named + "space"}, field) { // nobody owns what names the object
+			next.owners[field] = manager
+		}
 	})
 	if len(causes) > 0 {
 		fail(w, 409, "Conflict", "Apply failed with conflicts", &metav1.StatusDetails{Causes: causes})
@@ -225,12 +242,20 @@ func (s *apiServer) patch(w http.ResponseWriter, r *http.Request, namespace stri
 	mine := map[string]any{}
 	for field, owner := range next.owners {
 		if owner == manager {
-			mine["f:"+field] = map[string]any{}
+			below := mine
+			for _, name := range strings.Split(field, pathSeparator)[1:] {
+				next, ok := below["f:"+name].(map[string]any)
+				if !ok {
+					next = map[string]any{}
+					below["f:"+name] = next
+				}
+				below = next
+			}
 		}
 	}
 	metadata["managedFields"] = []any{
 		map[string]any{"manager": "controller", "operation": "Update", "time": fmt.Sprint(s.version)},
-		map[string]any{"manager": manager, "operation": "Apply", "fieldsV1": mine},
+		map[string]any{"manager": manager, "operation": "Apply", "apiVersion": applied["apiVersion"], "fieldsV1": mine},
 	}
 	if !exists || !reflect.DeepEqual(old.content["spec"], next.content["spec"]) {
 		metadata["generation"] = number(metadata["generation"]) + 1
@@ -280,12 +305,15 @@ func clone(content map[string]any) map[string]any {
 	return copied
 }
 
+// pathSeparator stands between the names of a field's path, which may hold dots and slashes.
+const pathSeparator = "\x1f"
+
 // merge sets from in to, and tells of each field that is no mapping.
 func merge(to, from map[string]any, path string, tell func(field string, was, is any)) {
 	for _, name := range slices.Sorted(mapKeys(from)) {
 		below, ok := from[name].(map[string]any)
 		if !ok {
-			tell(path+"."+name, to[name], from[name])
+			tell(path+pathSeparator+name, to[name], from[name])
 			to[name] = from[name]
 			continue
 		}
@@ -294,7 +322,7 @@ func merge(to, from map[string]any, path string, tell func(field string, was, is
 			target = map[string]any{}
 			to[name] = target
 		}
-		merge(target, below, path+"."+name, tell)
+		merge(target, below, path+pathSeparator+name, tell)
 	}
 }
 
@@ -400,11 +428,13 @@ func (s *apiServer) live(path string) *unstructured.Unstructured {
 	return &unstructured.Unstructured{Object: clone(s.objects[path].content)}
 }
 
-func (s *apiServer) list(w http.ResponseWriter, r *http.Request) {
+func (s *apiServer) answerList(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	items := []any{}
-	if o, ok := s.objects[r.URL.Path+"/"+fieldName(r)]; ok {
+	if r.URL.Query().Get("fieldSelector") == "" {
+		items = s.collection(r)
+	} else if o, ok := s.objects[r.URL.Path+"/"+fieldName(r)]; ok {
 		items = append(items, o.content)
 	}
 	answer(w, 200, map[string]any{"apiVersion": "v1", "kind": "List", "items": items,

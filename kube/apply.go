@@ -51,40 +51,20 @@ func (c Change) String() string {
 }
 
 // Apply applies the objects server-side: what others need first (namespaces, definitions, permissions, configuration), then
-// services and workloads, then the rest; within that, in the order given. Objects without a namespace get the client's if
+// services and workloads, then the rest; those of one rank in parallel. Objects without a namespace get the client's if
 // their kind has one. Fields that only the server sets are not sent: status, and uid, resourceVersion, generation,
-// creationTimestamp and managedFields of the metadata.
+// creationTimestamp and managedFields of the metadata. An object that is live as its manifest wants it, with no field of ours
+// too many, is not sent at all.
 //
-// Nothing is applied if the server does not know one of the kinds. After that, the first error ends it; the changes up to then
-// are returned with it. What may pass is tried again a few times: a server that is busy or out of reach, a write at the same
-// moment.
+// Nothing is applied if the server does not know one of the kinds, or does not tell what is there. After that, the first error
+// ends it; the changes up to then are returned with it, in the order of their ranks. What may pass is tried again a few times: a
+// server that is busy or out of reach, a write at the same moment.
 func (c *Client) Apply(ctx context.Context, objects []*Object, o ApplyOptions) ([]Change, error) {
-	if o.FieldManager == "" {
-		o.FieldManager = "grimoire"
-	}
-	ordered := slices.Clone(objects)
-	slices.SortStableFunc(ordered, func(a, b *Object) int { return rank(a) - rank(b) })
-
-	run := &applyRun{client: c, options: o, defined: definedKinds(objects), namespaces: definedNamespaces(objects)}
-	for _, object := range ordered {
-		if err := run.prepare(ctx, object); err != nil {
-			return nil, fmt.Errorf("applying %s: %w", object.described(), err)
-		}
-	}
-	if err := refuseDuplicates(ordered); err != nil { // now that each has its namespace
+	run, err := c.newApplyRun(ctx, objects, o)
+	if err != nil {
 		return nil, err
 	}
-	var changes []Change
-	for _, object := range ordered {
-		change, err := run.apply(ctx, object)
-		if err != nil {
-			return changes, fmt.Errorf("applying %s: %w", object.described(), err)
-		}
-		zerolog.Ctx(ctx).Debug().Str("object", object.String()).Str("namespace", object.GetNamespace()).
-			Str("action", string(change.Action)).Msg("applied")
-		changes = append(changes, change)
-	}
-	return changes, nil
+	return run.apply(ctx)
 }
 
 // ranks say in which order kinds are applied; what is not named comes last.
@@ -98,9 +78,11 @@ var ranks = [][]string{
 	{"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Pod", "Job", "CronJob"},
 }
 
-func rank(o *Object) int {
+func rank(o *Object) int { return rankOf(o.GetKind()) }
+
+func rankOf(kind string) int {
 	for i, kinds := range ranks {
-		if slices.Contains(kinds, o.GetKind()) {
+		if slices.Contains(kinds, kind) {
 			return i
 		}
 	}
@@ -138,9 +120,43 @@ func definedNamespaces(objects []*Object) map[string]bool {
 type applyRun struct {
 	client     *Client
 	options    ApplyOptions
+	objects    []*Object // by rank
 	defined    map[schema.GroupKind]bool
 	namespaces map[string]bool
+	// live are the objects as they were found, by those that are applied.
+	live map[*Object]*unstructured.Unstructured
+	// claim is whose turn it is to change the release; nil where everybody may at any time.
+	claim *claim
+	// trusting is whether a dry run leaves out new objects that hold nothing for the server to check.
+	trusting bool
 }
+
+// newApplyRun finds out what there is to do it with: each object's kind, namespace and live state.
+func (c *Client) newApplyRun(ctx context.Context, objects []*Object, o ApplyOptions) (*applyRun, error) {
+	if o.FieldManager == "" {
+		o.FieldManager = defaultFieldManager
+	}
+	run := &applyRun{
+		client: c, options: o, objects: slices.Clone(objects), defined: definedKinds(objects), namespaces: definedNamespaces(objects),
+	}
+	slices.SortStableFunc(run.objects, func(a, b *Object) int { return rank(a) - rank(b) })
+	if err := c.learnKinds(ctx, run.objects); err != nil {
+		return nil, err
+	}
+	for _, object := range run.objects {
+		if err := run.prepare(ctx, object); err != nil {
+			return nil, fmt.Errorf("applying %s: %w", object.described(), err)
+		}
+	}
+	if err := refuseDuplicates(run.objects); err != nil { // now that each has its namespace
+		return nil, err
+	}
+	var err error
+	run.live, err = c.lookUp(ctx, run.objects)
+	return run, err
+}
+
+const defaultFieldManager = "grimoire"
 
 // prepare finds the object's kind and gives it its namespace.
 func (run *applyRun) prepare(ctx context.Context, o *Object) error {
@@ -166,7 +182,40 @@ func (run *applyRun) definedHere(o *Object, err error) bool {
 	return errors.As(err, &unknown) && run.defined[o.GroupVersionKind().GroupKind()]
 }
 
-func (run *applyRun) apply(ctx context.Context, o *Object) (Change, error) {
+// apply applies the objects, one rank after the other.
+func (run *applyRun) apply(ctx context.Context) ([]Change, error) {
+	var changes []Change
+	for rest := run.objects; len(rest) > 0; {
+		n := 1
+		for n < len(rest) && rank(rest[n]) == rank(rest[0]) {
+			n++
+		}
+		done, err := run.applyRank(ctx, rest[:n])
+		changes = append(changes, done...)
+		if err != nil {
+			return changes, err
+		}
+		rest = rest[n:]
+	}
+	return changes, nil
+}
+
+func (run *applyRun) applyRank(ctx context.Context, objects []*Object) ([]Change, error) {
+	changes := make([]Change, len(objects))
+	err := each(len(objects), func(i int) error {
+		change, err := run.applyOne(ctx, objects[i])
+		if err != nil {
+			return fmt.Errorf("applying %s: %w", objects[i].described(), err)
+		}
+		changes[i] = change
+		zerolog.Ctx(ctx).Debug().Str("object", objects[i].String()).Str("namespace", objects[i].GetNamespace()).
+			Str("action", string(change.Action)).Msg("applied")
+		return nil
+	})
+	return slices.DeleteFunc(changes, func(c Change) bool { return c.Object == nil }), err
+}
+
+func (run *applyRun) applyOne(ctx context.Context, o *Object) (Change, error) {
 	r, err := run.client.resource(ctx, o.GroupVersionKind())
 	if run.definedHere(o, err) {
 		if run.options.DryRun {
@@ -178,37 +227,19 @@ func (run *applyRun) apply(ctx context.Context, o *Object) (Change, error) {
 		return Change{}, err
 	}
 	run.setNamespace(o, r)
-	api := run.client.of(r, o.GetNamespace())
-
-	var before *unstructured.Unstructured
-	err = retry(ctx, func() (err error) {
-		before, err = api.Get(ctx, o.GetName(), metav1.GetOptions{})
-		return err
-	})
-	if apierrors.IsNotFound(err) {
-		before, err = nil, nil
-	}
-	if err != nil {
-		return Change{}, run.client.explain(ctx, err, "get", r, o.GetNamespace())
-	}
+	before := run.live[o]
 	if before != nil && before.GetDeletionTimestamp() != nil {
 		return Change{}, errors.New("it is being deleted; apply it again when it is gone, and see its finalizers if it stays")
 	}
-
-	options := metav1.ApplyOptions{FieldManager: run.options.FieldManager, Force: run.options.Force}
-	if run.options.DryRun {
-		options.DryRun = []string{metav1.DryRunAll}
+	if before == nil && run.trusting && holdsData(o) {
+		return Change{Object: o, Action: Created}, nil
 	}
-	var after *unstructured.Unstructured
-	err = retry(ctx, func() (err error) {
-		after, err = api.Apply(ctx, o.GetName(), withoutServerFields(o.Unstructured), options)
-		return err
-	})
+	before, after, err := run.send(ctx, o, r, before)
 	if run.options.DryRun && isMissingNamespace(err) && run.namespaces[o.GetNamespace()] {
 		return run.unchecked(ctx, o, "its namespace"), nil
 	}
 	if err != nil {
-		return Change{}, run.client.explain(ctx, err, "patch", r, o.GetNamespace())
+		return Change{}, err
 	}
 	change := Change{Object: o, Before: before, After: after, Action: run.action(before, after)}
 	if run.options.DryRun {
@@ -219,6 +250,69 @@ func (run *applyRun) apply(ctx context.Context, o *Object) (Change, error) {
 		return change, run.client.awaitDefinition(ctx, o)
 	}
 	return change, nil
+}
+
+// send applies an object unless it is live as it should be, and returns it as it was and as it is.
+func (run *applyRun) send(ctx context.Context, o *Object, r resource, before *unstructured.Unstructured) (was, is *unstructured.Unstructured, err error) {
+	api := run.client.of(r, o.GetNamespace())
+	sent := withoutServerFields(o.Unstructured)
+	options := metav1.ApplyOptions{FieldManager: run.options.FieldManager, Force: run.options.Force}
+	if run.options.DryRun {
+		options.DryRun = []string{metav1.DryRunAll}
+	}
+	for try := 1; ; try++ {
+		if before != nil && isApplied(sent.Object, before, run.options.FieldManager) {
+			return before, before, nil
+		}
+		if run.claim != nil && !run.options.DryRun {
+			// Only what was there when the claim was looked at last is changed: whoever has taken it over since, and has changed
+			// the object, is not overwritten.
+			if before != nil {
+				sent.SetResourceVersion(before.GetResourceVersion())
+			}
+			if err := run.claim.check(ctx); err != nil {
+				return before, nil, err
+			}
+		}
+		var after *unstructured.Unstructured
+		err := retry(ctx, func() (err error) {
+			after, err = api.Apply(ctx, o.GetName(), sent, options)
+			if sent.GetResourceVersion() != "" && isModified(err) {
+				return &modifiedError{err} // the same again would fail again
+			}
+			return err
+		})
+		var modified *modifiedError
+		switch {
+		case err == nil:
+			return before, after, nil
+		case !errors.As(err, &modified) || try == retries:
+			return before, nil, run.client.explain(ctx, err, "patch", r, o.GetNamespace())
+		}
+		if run.claim != nil {
+			run.claim.doubt()
+		}
+		if before, err = run.client.get(ctx, o.GetName(), r, o.GetNamespace()); err != nil {
+			return before, nil, err
+		}
+		sent.SetResourceVersion("")
+	}
+}
+
+// isModified reports whether a write came too late for the version that it was for.
+func isModified(err error) bool {
+	return apierrors.IsConflict(err) && !apierrors.HasStatusCause(err, metav1.CauseTypeFieldManagerConflict)
+}
+
+// modifiedError is an error of isModified that is not tried again as it is.
+type modifiedError struct{ err error }
+
+func (e *modifiedError) Error() string { return e.err.Error() }
+
+// holdsData reports whether an object is new configuration, in which the server has nothing to find wrong.
+func holdsData(o *Object) bool {
+	gk := o.GroupVersionKind().GroupKind()
+	return gk == schema.GroupKind{Kind: "ConfigMap"} || gk == schema.GroupKind{Kind: "Secret"}
 }
 
 // unchecked is the change of a dry run that the server cannot answer.

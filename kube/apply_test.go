@@ -42,6 +42,8 @@ type server interface {
 	connect(namespace string) *kube.Client
 	// live returns an object by its path.
 	live(path string) *unstructured.Unstructured
+	// list returns the objects of a collection.
+	list(path string) []unstructured.Unstructured
 	// name is the namespace that the case has to itself.
 	name() string
 }
@@ -119,17 +121,21 @@ spec: {template: {spec: {restartPolicy: Never, containers: [{name: migrate, imag
 func TestApplyUnchangedWhileTheStatusMoves(t *testing.T) {
 	s := newAPIServer(t)
 	client := s.connect("shop")
-	objects := load(t, deployment)
+	// What is null can only be judged by the server.
+	objects := load(t, strings.Replace(deployment, "replicas: 2", "replicas: 2\n  paused: null", 1))
 	_, err := client.Apply(t.Context(), objects, kube.ApplyOptions{})
 	require.NoError(t, err)
+	patched := false
 	s.setFault(func(_ http.ResponseWriter, r *http.Request) bool {
 		if r.Method == http.MethodPatch {
+			patched = true
 			s.setStatus(payPath, "replicas: 1")
 		}
 		return false
 	})
 	changes, err := client.Apply(t.Context(), objects, kube.ApplyOptions{})
 	require.NoError(t, err)
+	assert.True(t, patched)
 	assert.Equal(t, []string{"Deployment/pay unchanged"}, actions(changes))
 }
 
@@ -242,7 +248,7 @@ func TestApplyErrors(t *testing.T) {
 		}), []string{`User "ci" cannot patch`, "; let the login patch deployments.apps in the namespace shop"}},
 		{"may not get", on("GET", func(w http.ResponseWriter) {
 			fail(w, 403, "Forbidden", `deployments.apps "pay" is forbidden: User "ci" cannot get resource "deployments"`, nil)
-		}), []string{"; let the login get deployments.apps in the namespace shop"}},
+		}), []string{"looking up Deployment/pay", "; let the login get deployments.apps in the namespace shop"}},
 		{"quota", on("PATCH", func(w http.ResponseWriter) {
 			fail(w, 403, "Forbidden", `deployments.apps "pay" is forbidden: exceeded quota: small`, nil)
 		}), []string{"exceeded quota: small"}},
@@ -261,11 +267,15 @@ func TestApplyErrors(t *testing.T) {
 			s.setFault(tt.fault)
 			objects := load(t, deployment+"---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: a}}\n")
 			changes, err := s.connect("shop").Apply(t.Context(), objects, kube.ApplyOptions{})
-			require.ErrorContains(t, err, fmt.Sprintf("applying Deployment/pay (%s): ", objects[0].Source))
+			require.ErrorContains(t, err, fmt.Sprintf("Deployment/pay (%s): ", objects[0].Source))
 			for _, want := range tt.want {
 				assert.ErrorContains(t, err, want)
 			}
 			assert.NotContains(t, err.Error(), "secret-token")
+			if strings.HasPrefix(err.Error(), "looking up") {
+				assert.Empty(t, changes, "nothing is applied to what cannot be seen")
+				return
+			}
 			assert.Equal(t, []string{"ConfigMap/a created"}, actions(changes), "what was done up to then")
 		})
 	}

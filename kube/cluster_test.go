@@ -77,6 +77,13 @@ func (c *realCluster) live(path string) *unstructured.Unstructured {
 	return u
 }
 
+func (c *realCluster) list(path string) []unstructured.Unstructured {
+	c.t.Helper()
+	var list unstructured.UnstructuredList
+	require.NoError(c.t, list.UnmarshalJSON([]byte(c.run("get", "--raw", path))))
+	return list.Items
+}
+
 func (c *realCluster) command(ctx context.Context, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, c.kubectl, append([]string{"kubectl", "--kubeconfig", c.kubeconfig, "--namespace", c.namespace}, args...)...)
 }
@@ -98,7 +105,7 @@ func (c *realCluster) eventually(what string, holds func() bool) {
 
 // pod is what these tests look at.
 type pod struct {
-	Metadata struct{ Name, UID string }
+	Metadata struct{ Name, UID, DeletionTimestamp string }
 	Status   struct {
 		Phase             string
 		Conditions        []struct{ Type, Status, Reason, Message string }

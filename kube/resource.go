@@ -98,6 +98,28 @@ func (c *Client) fetchKinds(ctx context.Context, gv schema.GroupVersion) (kinds,
 	return found, nil
 }
 
+// learnKinds asks for the kinds of all the objects' groups and versions at once. What it cannot learn is told by resource.
+func (c *Client) learnKinds(ctx context.Context, objects []*Object) error {
+	versions := make(map[schema.GroupVersion]bool)
+	for _, o := range objects {
+		versions[o.GroupVersionKind().GroupVersion()] = true
+	}
+	c.mu.Lock()
+	maps.DeleteFunc(versions, func(gv schema.GroupVersion, _ bool) bool { return c.kinds[gv] != nil })
+	c.mu.Unlock()
+	unknown := slices.Collect(maps.Keys(versions))
+	return each(len(unknown), func(i int) error {
+		found, err := c.fetchKinds(ctx, unknown[i])
+		if err != nil {
+			return err
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.kinds[unknown[i]] = found
+		return nil
+	})
+}
+
 // of returns the client for a resource in a namespace, which does not matter where the resource has none.
 func (c *Client) of(r resource, namespace string) dynamic.ResourceInterface {
 	if !r.namespaced {
