@@ -1,0 +1,339 @@
+package kube_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/grimoire-build/grimoire/kube"
+)
+
+// settingsMaps are ConfigMaps of the names, with one value.
+func settingsMaps(value string, names ...string) string {
+	var text strings.Builder
+	for _, name := range names {
+		fmt.Fprintf(&text, "---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: %s}, data: {value: %q}}\n", name, value)
+	}
+	return text.String()
+}
+
+// present are the ConfigMaps and Secrets of the case's namespace with their value, but what a release keeps for itself.
+func present(t *testing.T, s server) map[string]string {
+	t.Helper()
+	found := map[string]string{}
+	for _, kind := range []string{"configmaps", "secrets"} {
+		for _, u := range s.list("/api/v1/namespaces/" + s.name() + "/" + kind) {
+			if name := u.GetName(); !strings.HasPrefix(name, "grimoire-") && name != "kube-root-ca.crt" {
+				data, _ := u.Object["data"].(map[string]any)
+				found[name] = fmt.Sprint(data["value"])
+			}
+		}
+	}
+	return found
+}
+
+func TestDeployPrunes(t *testing.T) { onEachServer(t, deployPrunes) }
+
+func deployPrunes(t *testing.T, s server) {
+	client := s.connect(s.name())
+	deploy := func(o kube.DeployOptions, manifests string) (kube.Deployed, error) {
+		o.Name = "pay"
+		return client.Deploy(t.Context(), load(t, manifests), o)
+	}
+	done, err := deploy(kube.DeployOptions{}, settingsMaps("1", "a", "b", "c"))
+	require.NoError(t, err)
+	assert.Equal(t, []string{"ConfigMap/a created", "ConfigMap/b created", "ConfigMap/c created"}, actions(done.Changes))
+	assert.Equal(t, 1, done.Revision)
+	// Somebody has copied an object with all of its labels, and made one of their own.
+	copied := load(t, settingsMaps("1", "copy"))
+	copied[0].SetLabels(s.live("/api/v1/namespaces/" + s.name() + "/configmaps/a").GetLabels())
+	_, err = client.Apply(t.Context(), append(copied, load(t, settingsMaps("1", "foreign"))...), kube.ApplyOptions{FieldManager: "kubectl"})
+	require.NoError(t, err)
+	// And another release has one.
+	_, err = client.Deploy(t.Context(), load(t, settingsMaps("1", "other")), kube.DeployOptions{Name: "other"})
+	require.NoError(t, err)
+
+	done, err = deploy(kube.DeployOptions{KeepRemoved: true}, settingsMaps("1", "a", "b"))
+	require.NoError(t, err)
+	assert.Empty(t, done.Removed)
+	var plan kube.Plan
+	done, err = deploy(kube.DeployOptions{Planned: func(p kube.Plan) error { plan = p; return nil }}, settingsMaps("1", "a")+settingsMaps("2", "d"))
+	require.NoError(t, err)
+	assert.Equal(t, "[ConfigMap/b ConfigMap/c]", fmt.Sprint(done.Removed), "also what an earlier deployment kept")
+	assert.Equal(t, "[ConfigMap/b ConfigMap/c]", fmt.Sprint(plan.Removed))
+	assert.Equal(t, []string{"ConfigMap/d created"}, actions(done.Changes), "what is unchanged is no change")
+	assert.Equal(t, []string{"a", "copy", "d", "foreign", "other"}, slices.Sorted(maps.Keys(present(t, s))))
+	assert.Equal(t, 3, done.Revision)
+
+	parent := s.live("/api/v1/namespaces/" + s.name() + "/configmaps/grimoire-pay")
+	assert.Equal(t, "ConfigMap", parent.GetAnnotations()["applyset.kubernetes.io/contains-group-kinds"])
+	assert.Equal(t, parent.GetLabels()["applyset.kubernetes.io/id"],
+		s.live("/api/v1/namespaces/" + s.name() + "/configmaps/a").GetLabels()["applyset.kubernetes.io/part-of"])
+}
+
+func TestDeployAgainWritesNothing(t *testing.T) { onEachServer(t, deployAgainWritesNothing) }
+
+func deployAgainWritesNothing(t *testing.T, s server) {
+	client := s.connect(s.name())
+	options := kube.DeployOptions{Name: "pay", Image: "registry.example.org/pay@sha256:" + strings.Repeat("1", 64), Commit: "4f2a"}
+	_, err := client.Deploy(t.Context(), load(t, settingsMaps("1", "a", "b")), options)
+	require.NoError(t, err)
+	versions := func() map[string]string {
+		all := map[string]string{}
+		for _, kind := range []string{"configmaps", "secrets"} {
+			for _, u := range s.list("/api/v1/namespaces/" + s.name() + "/" + kind) {
+				all[kind+"/"+u.GetName()] = u.GetResourceVersion()
+			}
+		}
+		return all
+	}
+	before := versions()
+	options.Planned = func(kube.Plan) error { return errors.New("there is nothing to plan") }
+	done, err := client.Deploy(t.Context(), load(t, settingsMaps("1", "a", "b")), options)
+	require.NoError(t, err)
+	assert.Empty(t, done.Changes)
+	assert.Equal(t, 1, done.Revision)
+	assert.Equal(t, before, versions())
+}
+
+func TestDeployRefusesBeforeAnything(t *testing.T) { onEachServer(t, deployRefusesBeforeAnything) }
+
+func deployRefusesBeforeAnything(t *testing.T, s server) {
+	client := s.connect(s.name())
+	_, err := client.Apply(t.Context(), load(t, settingsMaps("theirs", "x", "z")), kube.ApplyOptions{FieldManager: "kubectl"})
+	require.NoError(t, err)
+	_, err = client.Deploy(t.Context(), load(t, settingsMaps("ours", "a", "x", "z")), kube.DeployOptions{Name: "pay"})
+	require.ErrorContains(t, err, "applying ConfigMap/x")
+	require.ErrorContains(t, err, "applying ConfigMap/z", "all conflicts are told at once")
+	require.ErrorContains(t, err, `conflict with "kubectl" of .data.value`)
+	assert.Equal(t, map[string]string{"x": "theirs", "z": "theirs"}, present(t, s))
+
+	no := errors.New("not this time")
+	_, err = client.Deploy(t.Context(), load(t, settingsMaps("ours", "a")), kube.DeployOptions{Name: "pay", Planned: func(kube.Plan) error { return no }})
+	require.ErrorIs(t, err, no)
+	assert.NotContains(t, present(t, s), "a")
+	for _, name := range []string{"", "Pay", "-pay", strings.Repeat("p", 41), "p/ay"} {
+		_, err := client.Deploy(t.Context(), load(t, settingsMaps("ours", "a")), kube.DeployOptions{Name: name})
+		require.ErrorContains(t, err, "lower case letters, digits and -", name)
+	}
+}
+
+func TestRollback(t *testing.T) { onEachServer(t, rollback) }
+
+func rollback(t *testing.T, s server) {
+	client := s.connect(s.name())
+	image := func(n int) string {
+		return "registry.example.org/pay@sha256:" + strings.Repeat(fmt.Sprint(n), 64)
+	}
+	for n, manifests := range []string{1: settingsMaps("1", "a", "b"), 2: settingsMaps("2", "a", "c"), 3: settingsMaps("3", "a")} {
+		if n > 0 {
+			_, err := client.Deploy(t.Context(), load(t, manifests), kube.DeployOptions{Name: "pay", Image: image(n), Commit: fmt.Sprint("commit", n)})
+			require.NoError(t, err)
+		}
+	}
+	to := func(n int) (kube.Revision, error) {
+		return client.Rollback(t.Context(), kube.RollbackOptions{Name: "pay", To: n})
+	}
+	revision, err := to(0)
+	require.NoError(t, err)
+	assert.Equal(t, "revision 2 ("+image(2)+")", revision.String())
+	assert.Equal(t, "commit2", revision.Commit)
+	assert.Equal(t, map[string]string{"a": "2", "c": "2"}, present(t, s))
+	_, err = to(0)
+	require.NoError(t, err)
+	assert.Equal(t, map[string]string{"a": "1", "b": "1"}, present(t, s))
+	_, err = to(0)
+	require.ErrorContains(t, err, "revision 1 of pay is live, and none before it is remembered, only: 3, 2, 1; deploy an earlier commit instead")
+	_, err = to(3)
+	require.NoError(t, err)
+	assert.Equal(t, map[string]string{"a": "3"}, present(t, s))
+	_, err = to(9)
+	require.ErrorContains(t, err, "there is no revision 9 of pay; there is: 3, 2, 1")
+	_, err = client.Rollback(t.Context(), kube.RollbackOptions{Name: "nobody"})
+	require.ErrorContains(t, err, "no good revision of nobody is remembered")
+
+	revisions, err := client.Revisions(t.Context(), "pay")
+	require.NoError(t, err)
+	require.Len(t, revisions, 3)
+	done, err := client.Deploy(t.Context(), load(t, settingsMaps("3", "a")), kube.DeployOptions{Name: "pay", Image: image(3)})
+	require.NoError(t, err)
+	assert.Equal(t, 3, done.Revision, "the same is no new revision")
+}
+
+func TestRevisionsAreForgotten(t *testing.T) {
+	s := newAPIServer(t)
+	client := s.connect("shop")
+	for n := range 13 {
+		_, err := client.Deploy(t.Context(), load(t, settingsMaps(fmt.Sprint(n), "a")), kube.DeployOptions{Name: "pay"})
+		require.NoError(t, err)
+	}
+	revisions, err := client.Revisions(t.Context(), "pay")
+	require.NoError(t, err)
+	require.Len(t, revisions, 10)
+	assert.Equal(t, 13, revisions[0].Number)
+	assert.Equal(t, 4, revisions[9].Number)
+}
+
+// Many deploy at once: all but the last one to begin end as superseded, and what is there is one state, whole.
+func TestDeployAtOnce(t *testing.T) { onEachServer(t, deployAtOnce) }
+
+func deployAtOnce(t *testing.T, s server) {
+	states := map[string][]string{
+		"1": {"a", "b", "only-1", "only-1-too"}, "2": {"a", "b", "only-2"}, "3": {"a", "b"},
+	}
+	for round := range 3 {
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		winners := map[string]bool{}
+		for value, names := range states {
+			client := s.connect(s.name())
+			wg.Go(func() {
+				_, err := client.Deploy(t.Context(), load(t, settingsMaps(value, names...)), kube.DeployOptions{Name: "pay"})
+				var lost *kube.SupersededError
+				mu.Lock()
+				defer mu.Unlock()
+				if err == nil {
+					winners[value] = true
+				} else if !errors.As(err, &lost) {
+					assert.NoError(t, err)
+				}
+			})
+		}
+		wg.Wait()
+		got := present(t, s)
+		whole := false
+		for value, names := range states {
+			want := map[string]string{}
+			for _, name := range names {
+				want[name] = value
+			}
+			whole = whole || winners[value] && maps.Equal(want, got)
+		}
+		assert.True(t, whole, "round %d: %v, of those who won %v", round, got, winners)
+	}
+}
+
+// A deployment that has been taken over does not write any more, wherever it stands.
+func TestDeploySuperseded(t *testing.T) {
+	s := newAPIServer(t)
+	slow, fast := s.connect("shop"), s.connect("shop")
+	begun, goOn := make(chan bool, 1), make(chan bool)
+	s.setFault(func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodPatch && strings.HasSuffix(r.URL.Path, "/slow-0") && r.URL.Query().Get("dryRun") == "" {
+			begun <- true
+			<-goOn
+		}
+		return false
+	})
+	ended := make(chan error)
+	go func() {
+		manifests := settingsMaps("slow", "slow-0") + "---\n{apiVersion: v1, kind: Service, metadata: {name: slow}, spec: {ports: [{port: 80}]}}\n"
+		_, err := slow.Deploy(t.Context(), load(t, manifests), kube.DeployOptions{Name: "pay"})
+		ended <- err
+	}()
+	<-begun
+	fastEnded := make(chan error)
+	go func() {
+		_, err := fast.Deploy(t.Context(), load(t, settingsMaps("fast", "fast")), kube.DeployOptions{Name: "pay", Image: "pay@sha256:" + strings.Repeat("a", 64)})
+		fastEnded <- err
+	}()
+	time.Sleep(1500 * time.Millisecond) // longer than a claim is relied on
+	close(goOn)
+	err := <-ended
+	var lost *kube.SupersededError
+	require.ErrorAs(t, err, &lost)
+	require.ErrorContains(t, err, "another deployment of pay@sha256:aaaa")
+	require.NoError(t, <-fastEnded)
+	assert.Equal(t, map[string]string{"fast": "fast"}, present(t, s), "what the slow one had on its way is taken back")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	assert.NotContains(t, s.objects, "/api/v1/namespaces/shop/services/slow")
+}
+
+func TestDeployInterrupted(t *testing.T) {
+	s := newAPIServer(t)
+	client := s.connect("shop")
+	why := errors.New("Ctrl-C")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	s.setFault(func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodPatch && strings.HasSuffix(r.URL.Path, "/b") && r.URL.Query().Get("dryRun") == "" {
+			cancel(why)
+			<-r.Context().Done()
+		}
+		return false
+	})
+	_, err := client.Deploy(ctx, load(t, settingsMaps("1", "a")+"---\n{apiVersion: v1, kind: Service, metadata: {name: b}, spec: {ports: [{port: 80}]}}\n"),
+		kube.DeployOptions{Name: "pay", Rollback: true})
+	require.ErrorIs(t, err, why)
+	var failed *kube.DeployError
+	require.ErrorAs(t, err, &failed)
+	assert.False(t, failed.RolledBack, "who interrupts is not kept waiting")
+	s.setFault(nil)
+	done, err := client.Deploy(t.Context(), load(t, settingsMaps("1", "c")), kube.DeployOptions{Name: "pay"})
+	require.NoError(t, err)
+	assert.Equal(t, "[Service/b ConfigMap/a]", fmt.Sprint(done.Removed), "nothing of the interrupted one is orphaned")
+	assert.Equal(t, map[string]string{"c": "1"}, present(t, s))
+}
+
+func TestDeployWithoutTheRightToRemember(t *testing.T) {
+	s := newAPIServer(t)
+	s.setFault(func(w http.ResponseWriter, r *http.Request) bool {
+		if strings.HasSuffix(r.URL.Path, "/secrets") {
+			fail(w, 403, "Forbidden", `secrets is forbidden: User "ci" cannot list resource "secrets"`, nil)
+			return true
+		}
+		return false
+	})
+	done, err := s.connect("shop").Deploy(t.Context(), load(t, settingsMaps("1", "a")), kube.DeployOptions{Name: "pay"})
+	require.NoError(t, err)
+	assert.Zero(t, done.Revision)
+}
+
+func TestDeployKeepsWhatCannotBeMadeAgain(t *testing.T) {
+	s := newAPIServer(t)
+	s.kinds["v1"] = append(s.kinds["v1"], metav1.APIResource{Kind: "PersistentVolumeClaim", Name: "persistentvolumeclaims", Namespaced: true})
+	client := s.connect("shop")
+	volume := "---\n{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: data}}\n---\n{apiVersion: v1, kind: Namespace, metadata: {name: made}}\n"
+	_, err := client.Deploy(t.Context(), load(t, settingsMaps("1", "a")+volume), kube.DeployOptions{Name: "pay"})
+	require.NoError(t, err)
+	for range 2 {
+		done, err := client.Deploy(t.Context(), load(t, settingsMaps("1", "a")), kube.DeployOptions{Name: "pay"})
+		require.NoError(t, err)
+		assert.Empty(t, done.Removed)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	assert.Contains(t, s.objects, "/api/v1/namespaces/shop/persistentvolumeclaims/data")
+	assert.Contains(t, s.objects, "/api/v1/namespaces/made")
+}
+
+func TestDeployNotOverSomebodyElsesParent(t *testing.T) {
+	s := newAPIServer(t)
+	client := s.connect("shop")
+	_, err := client.Apply(t.Context(), load(t, settingsMaps("1", "grimoire-pay")), kube.ApplyOptions{FieldManager: "kubectl"})
+	require.NoError(t, err)
+	_, err = client.Deploy(t.Context(), load(t, settingsMaps("1", "a")), kube.DeployOptions{Name: "pay"})
+	require.ErrorContains(t, err, "the ConfigMap grimoire-pay in the namespace shop is where the release would be remembered, and it is somebody else's")
+}
+
+func TestDeployIntoANewNamespace(t *testing.T) {
+	onEachServer(t, func(t *testing.T, s server) {
+		name := s.name() + "-fresh"
+		manifests := "{apiVersion: v1, kind: Namespace, metadata: {name: " + name + "}}\n" + settingsMaps("1", "a")
+		done, err := s.connect(name).Deploy(t.Context(), load(t, manifests), kube.DeployOptions{Name: "pay"})
+		require.NoError(t, err)
+		assert.Equal(t, []string{"Namespace/" + name + " created", "ConfigMap/a created"}, actions(done.Changes))
+		assert.Equal(t, "a", s.live("/api/v1/namespaces/"+name+"/configmaps/a").GetName())
+	})
+}

@@ -1,0 +1,3 @@
+package kube
+
+func waitsFor(o *Object) bool { _, ok := statuses[o.GroupVersionKind().GroupKind()]; return ok }
