@@ -57,12 +57,6 @@ func (c *Client) Host() string { return c.host }
 // Namespace returns the namespace of the objects that do not name theirs.
 func (c *Client) Namespace() string { return c.namespace }
 
-// Requests to the API server: its own limits are fairer than a client's, whose usual five a second make one wait for nothing.
-const (
-	requestsPerSecond = 200
-	requestsAtOnce    = 400
-)
-
 // Connect finds the cluster and the login. It asks the API server nothing yet, so that a cluster that cannot be reached is
 // an error of what is done first. Errors never quote a kubeconfig's content.
 func Connect(c Config) (*Client, error) {
@@ -77,7 +71,7 @@ func Connect(c Config) (*Client, error) {
 		namespace = "default"
 	}
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return impatient{next, c.patience} })
-	config.QPS, config.Burst = requestsPerSecond, requestsAtOnce
+	config.QPS = -1 // the API server's own limits are fairer than a client's, and no more than atOnce are on their way
 	config.UserAgent = "grimoire"
 	config.WarningHandlerWithContext = warnings{}
 	httpClient, err := rest.HTTPClientFor(config)

@@ -178,10 +178,6 @@ func (c *Client) list(ctx context.Context, r resource, namespace string, options
 // that applying would change nothing. It goes by the managed fields, whose format (fieldsV1) tells what a list's items are known
 // by, and needs no schema. Where it is not certain, for example since the server writes a quantity another way, it says no.
 func isApplied(sent map[string]any, live *unstructured.Unstructured, manager string) bool {
-	fields := ownFields(live, manager)
-	if fields == nil {
-		return false
-	}
 	wanted := make(map[string]any, len(sent))
 	for name, value := range sent {
 		switch name {
@@ -203,6 +199,10 @@ func isApplied(sent map[string]any, live *unstructured.Unstructured, manager str
 		default:
 			wanted[name] = value
 		}
+	}
+	fields := ownFields(live, manager)
+	if fields == nil { // nothing is owned, but perhaps in another version
+		return len(wanted) == 0 && !slices.ContainsFunc(live.GetManagedFields(), func(m metav1.ManagedFieldsEntry) bool { return m.Manager == manager })
 	}
 	return hasFields(fields, wanted, live.Object)
 }

@@ -129,6 +129,14 @@ func TestIsApplied(t *testing.T) {
 	}
 }
 
+func TestIsAppliedWithoutAnyField(t *testing.T) {
+	bare := object(t, "{apiVersion: v1, kind: ServiceAccount, metadata: {name: pay, namespace: shop}}")
+	assert.True(t, kube.IsApplied(bare.Object, object(t, "{apiVersion: v1, kind: ServiceAccount, metadata: {name: pay, labels: {a: b}}}")))
+	owned := object(t, `{apiVersion: v1, kind: ServiceAccount, metadata: {name: pay, labels: {a: b}, managedFields: [
+		{manager: grimoire, operation: Apply, apiVersion: v1, fieldsV1: {"f:metadata": {"f:labels": {"f:a": {}}}}}]}}`)
+	assert.False(t, kube.IsApplied(bare.Object, owned), "a label is no longer declared")
+}
+
 func object(t *testing.T, text string) *unstructured.Unstructured {
 	t.Helper()
 	data, err := yaml.YAMLToJSON([]byte(text))
