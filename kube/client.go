@@ -105,7 +105,7 @@ func withoutLogins(err error) error {
 const silence = time.Minute
 
 // impatient gives up on requests to which no answer begins, and on answers that break off without their connection's end. A watch
-// may be silent between two events.
+// may be silent between two events, and so may a log that is followed.
 type impatient struct {
 	next     http.RoundTripper
 	patience time.Duration // silence where it is zero
@@ -128,7 +128,7 @@ func (i impatient) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	body := &cancelled{ReadCloser: resp.Body, ctx: ctx, cancel: cancel}
-	if req.URL.Query().Get("watch") != "true" {
+	if query := req.URL.Query(); query.Get("watch") != "true" && query.Get("follow") != "true" {
 		body.patience, body.giveUp = patience, giveUp
 	}
 	resp.Body = body

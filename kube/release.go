@@ -137,6 +137,16 @@ func (c *Client) Deploy(ctx context.Context, objects []*Object, o DeployOptions)
 	return d.run(ctx, objects)
 }
 
+// Plan asks the API server what Deploy would change, and changes nothing.
+func (c *Client) Plan(ctx context.Context, objects []*Object, o DeployOptions) (Plan, error) {
+	if err := o.validate(); err != nil {
+		return Plan{}, fmt.Errorf("planning: %w", err)
+	}
+	d := &deployment{client: c, options: o}
+	_, err := d.look(ctx, objects)
+	return d.plan, err
+}
+
 // deployment is one call of Deploy or Rollback.
 type deployment struct {
 	client    *Client
@@ -152,24 +162,8 @@ type deployment struct {
 }
 
 func (d *deployment) run(ctx context.Context, objects []*Object) (Deployed, error) {
-	rest, hooks, err := splitHooks(objects, d.options.Image)
+	kept, err := d.look(ctx, objects)
 	if err != nil {
-		return d.done, err
-	}
-	if d.claim, err = d.client.readClaim(ctx, d.options.Name); err != nil {
-		return d.done, err
-	}
-	ran := d.claim.hooks()
-	var kept []*Object // hooks that have run
-	for _, h := range hooks {
-		if ran[h.name] == h.image {
-			kept = append(kept, h.object)
-		} else {
-			d.hooks = append(d.hooks, h)
-		}
-	}
-	declared := d.members(rest)
-	if err := d.prepare(ctx, declared, kept); err != nil {
 		return d.done, err
 	}
 	_, hash, err := manifests(d.objects)
@@ -185,7 +179,7 @@ func (d *deployment) run(ctx context.Context, objects []*Object) (Deployed, erro
 			return d.done, err
 		}
 	}
-	if err := d.begin(ctx, declared); err != nil {
+	if err := d.begin(ctx); err != nil {
 		return d.done, err
 	}
 	err = d.roll(ctx, kept)
@@ -193,6 +187,26 @@ func (d *deployment) run(ctx context.Context, objects []*Object) (Deployed, erro
 		return d.done, nil
 	}
 	return d.done, d.failed(ctx, err)
+}
+
+// look finds out what there is to do, and returns the hooks that need not run again.
+func (d *deployment) look(ctx context.Context, objects []*Object) (kept []*Object, err error) {
+	rest, hooks, err := splitHooks(objects, d.options.Image)
+	if err != nil {
+		return nil, err
+	}
+	if d.claim, err = d.client.readClaim(ctx, d.options.Name); err != nil {
+		return nil, err
+	}
+	ran := d.claim.hooks()
+	for _, h := range hooks {
+		if ran[h.name] == h.image {
+			kept = append(kept, h.object)
+		} else {
+			d.hooks = append(d.hooks, h)
+		}
+	}
+	return kept, d.prepare(ctx, d.members(rest), kept)
 }
 
 // members returns copies of the objects, labelled as what they are members of.
@@ -279,8 +293,8 @@ func (d *deployment) waitOptions() WaitOptions {
 }
 
 // begin takes the claim. The namespace that it is kept in may be among the objects.
-func (d *deployment) begin(ctx context.Context, declared []*Object) error {
-	for _, o := range declared {
+func (d *deployment) begin(ctx context.Context) error {
+	for _, o := range d.objects {
 		if o.GroupVersionKind().GroupKind() == (schema.GroupKind{Kind: "Namespace"}) && o.GetName() == d.client.namespace && d.apply.live[o] == nil {
 			changes, err := d.client.Apply(ctx, []*Object{o}, ApplyOptions{Force: d.options.Force})
 			if err != nil {
@@ -290,7 +304,7 @@ func (d *deployment) begin(ctx context.Context, declared []*Object) error {
 			d.done.Changes = append(d.done.Changes, changes...)
 		}
 	}
-	m := membersOf(declared)
+	m := membersOf(d.objects)
 	if len(d.hooks) > 0 {
 		m.kinds[jobKind] = true
 	}
