@@ -202,3 +202,26 @@ func (c *Client) forget(ctx context.Context, revisions []Revision) {
 		}
 	}
 }
+
+// History is what the cluster remembers of a release.
+type History struct {
+	// Last is the last deployment; its ID is empty where there was none.
+	Last Record
+	// Revisions are the good states, the newest first.
+	Revisions []Revision
+}
+
+// History reads what the cluster remembers of a release. Who may not read Secrets sees no revisions.
+func (c *Client) History(ctx context.Context, release string) (History, error) {
+	k, err := c.readClaim(ctx, release)
+	if err != nil {
+		return History{}, err
+	}
+	h := History{Last: k.record()}
+	h.Revisions, err = c.Revisions(ctx, release)
+	if apierrors.IsForbidden(err) {
+		zerolog.Ctx(ctx).Warn().Err(err).Msg("the revisions are not known")
+		err = nil
+	}
+	return h, err
+}

@@ -105,6 +105,18 @@ type DeploySettings struct {
 	// Force takes over fields that the manifests set and another manager owns, as after a `kubectl apply`.
 	// Environment: DEPLOY_FORCE. Default: false, which is an error that names the fields.
 	Force bool
+	// Rollback is when a deployment to the cluster is rolled back: "on failure" or "never". Environment: DEPLOY_ROLLBACK.
+	// Default: on failure in CI, never elsewhere, where somebody wants to look at what failed.
+	Rollback string
+	// RollbackTo is the revision that Rollback goes back to. Environment: ROLLBACK_TO. Default: the one before what is live.
+	RollbackTo int
+	// KeepRemoved leaves in the cluster what an earlier deployment applied and the manifests do not name any more.
+	// Environment: DEPLOY_KEEP_REMOVED. Default: false, and it is deleted.
+	KeepRemoved bool
+	// LogLines is how many of the last lines of each container Logs prints. Environment: LOG_LINES. Default: 100.
+	LogLines int
+	// FollowLogs has Logs go on until Ctrl-C. Environment: LOG_FOLLOW. Default: false.
+	FollowLogs bool
 	// Environment is the URL of the environment repository, which Deploy writes the image's digest to.
 	// Environment: ENVIRONMENT_REPOSITORY. No default: without it, Deploy goes to the cluster.
 	Environment string

@@ -102,6 +102,15 @@ func resolve(s Service, getenv func(string) string) (Service, []Setting, []setti
 	str(r, &s.Deploy.Namespace, "Deploy.Namespace", "KUBE_NAMESPACE", "")
 	value(r, &s.Deploy.Timeout, "Deploy.Timeout", "DEPLOY_TIMEOUT", 5*time.Minute, positiveDuration)
 	value(r, &s.Deploy.Force, "Deploy.Force", "DEPLOY_FORCE", false, truth)
+	rollback := []string{"never", "on failure"}
+	if getenv("CI") != "" {
+		slices.Reverse(rollback)
+	}
+	oneOf(r, &s.Deploy.Rollback, "Deploy.Rollback", "DEPLOY_ROLLBACK", rollback...)
+	value(r, &s.Deploy.RollbackTo, "Deploy.RollbackTo", "ROLLBACK_TO", 0, positiveNumber)
+	value(r, &s.Deploy.KeepRemoved, "Deploy.KeepRemoved", "DEPLOY_KEEP_REMOVED", false, truth)
+	value(r, &s.Deploy.LogLines, "Deploy.LogLines", "LOG_LINES", 100, positiveNumber)
+	value(r, &s.Deploy.FollowLogs, "Deploy.FollowLogs", "LOG_FOLLOW", false, truth)
 	str(r, &s.Deploy.Environment, "Deploy.Environment", "ENVIRONMENT_REPOSITORY", "")
 	str(r, &s.Deploy.EnvironmentBranch, "Deploy.EnvironmentBranch", "ENVIRONMENT_BRANCH", "")
 	str(r, &s.Deploy.EnvironmentPath, "Deploy.EnvironmentPath", "ENVIRONMENT_PATH", "")
@@ -212,6 +221,14 @@ func truth(s string) (bool, error) {
 		return false, errors.New("this is neither; write true or false")
 	}
 	return v, nil
+}
+
+func positiveNumber(s string) (int, error) {
+	n, err := strconv.Atoi(s)
+	if err != nil || n <= 0 {
+		return 0, errors.New("this is no number above zero; write it like 3")
+	}
+	return n, nil
 }
 
 func positiveDuration(s string) (time.Duration, error) {

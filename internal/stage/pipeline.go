@@ -536,6 +536,9 @@ func Mask(text string) string { return Default().masker.Mask(text) }
 // Result prints a line on stdout, which is kept for the results of targets.
 func Result(line string) error { return Default().printer.result(line) }
 
+// Coloured reports whether what stages print goes to a terminal that wants colours.
+func Coloured() bool { return Default().printer.colour }
+
 // Output sets an output of the CI's step. On a laptop, and in a dry run, it does nothing.
 func Output(ctx context.Context, name, value string) {
 	p := Default()

@@ -1,4 +1,4 @@
-// Package deploy holds the target Deploy. It compiles what talks to a Kubernetes API server, which is why it is apart from
+// Package deploy holds the targets Deploy, Diff, Rollback, Status and Logs. It compiles what talks to a Kubernetes API server, which is why it is apart from
 // the light targets.
 package deploy
 
@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/rs/zerolog"
@@ -22,11 +23,13 @@ import (
 	"github.com/grimoire-build/grimoire/targets"
 )
 
-// Deploy deploys the image that Push pushed, by digest, and waits until it is live.
+// Deploy deploys the image that Push pushed, by digest, and waits until it is known to be good.
 //
 // With ENVIRONMENT_REPOSITORY set it writes the digest into that git repository, commits and pushes. Else it applies the
 // manifests (DEPLOY_MANIFESTS, the folder deploy) to the cluster that KUBECONFIG_DATA, KUBECONFIG or ~/.kube/config names
-// (KUBE_CONTEXT chooses among several), server-side, and waits DEPLOY_TIMEOUT (5m) for the rollout. The same image a second
+// (KUBE_CONTEXT chooses among several): what changes is shown first, then applied server-side, and the rollout is waited for
+// (DEPLOY_TIMEOUT, 5m). A rollout that cannot succeed ends at once with the reason; DEPLOY_ROLLBACK="on failure", the
+// default in CI, then puts back the last good revision. What the manifests do not name any more is deleted. The same image a second
 // time changes nothing. The image is printed on stdout; with an environment repository the CI's step gets the output commit. In
 // a CI run for a pull request it is skipped unless ALLOW_PULL_REQUEST is true.
 func Deploy(ctx context.Context) error {
@@ -52,11 +55,11 @@ func Deploy(ctx context.Context) error {
 		})
 }
 
-func init() { stage.Known("deploy") }
+func init() { stage.Known("deploy", "rollback", "diff", "status", "logs") }
 
 func toCluster(ctx context.Context, s targets.Service) error {
 	// What can be wrong here is looked for before anything is built and pushed.
-	objects, client, err := prepare(s)
+	objects, client, err := prepare(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -67,7 +70,14 @@ func toCluster(ctx context.Context, s targets.Service) error {
 	if _, err := kube.SetImage(objects, image); err != nil {
 		return err
 	}
-	changes, err := client.Apply(ctx, objects, kube.ApplyOptions{Force: s.Deploy.Force})
+	revision, err := revisionOf(ctx, s)
+	if err != nil {
+		return err
+	}
+	options := options(s)
+	options.Image, options.Commit = image, revision
+	options.Planned = func(plan kube.Plan) error { return show(ctx, plan) }
+	done, err := client.Deploy(ctx, objects, options)
 	if apierrors.HasStatusCause(err, metav1.CauseTypeFieldManagerConflict) {
 		return fmt.Errorf("%w: set DEPLOY_FORCE=true", err)
 	}
@@ -75,20 +85,62 @@ func toCluster(ctx context.Context, s targets.Service) error {
 		return err
 	}
 	log := zerolog.Ctx(ctx)
-	for _, change := range changes {
-		log.Info().Msg(change.String())
+	if len(done.Changes) == 0 && len(done.Removed) == 0 {
+		log.Info().Msg("the cluster has all of it already, so nothing is applied")
 	}
-	if err := client.Wait(ctx, objects, kube.WaitOptions{Timeout: s.Deploy.Timeout}); err != nil {
-		return err
+	live := log.Info().Str("image", image)
+	if done.Revision > 0 {
+		live.Int("revision", done.Revision)
 	}
-	log.Info().Str("image", image).Msg("live")
+	if pods := runningPods(ctx, client, objects, image); len(pods) > 0 {
+		live.Strs("pods", pods)
+	}
+	live.Msg("live")
 	stage.Made(ctx, image)
 	return stage.Result(image)
 }
 
+// options are those of the settings.
+func options(s targets.Service) kube.DeployOptions {
+	return kube.DeployOptions{
+		Name: releaseName(s.Name), Force: s.Deploy.Force, Rollback: s.Deploy.Rollback == "on failure", KeepRemoved: s.Deploy.KeepRemoved,
+		Timeout: s.Deploy.Timeout,
+	}
+}
+
+// releaseName makes a name that Kubernetes takes of the service's.
+func releaseName(name string) string {
+	name = strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '-'
+	}, strings.ToLower(name))
+	return strings.Trim(name[:min(len(name), 40)], "-")
+}
+
+// runningPods names the pods that run the image. That they cannot be listed is no failure of the deployment.
+func runningPods(ctx context.Context, client *kube.Client, objects []*kube.Object, image string) []string {
+	observed, err := client.Observe(ctx, objects)
+	if err != nil {
+		zerolog.Ctx(ctx).Debug().Err(err).Msg("the pods are not known")
+		return nil
+	}
+	var names []string
+	for _, o := range observed {
+		for _, pod := range o.Pods {
+			runs := slices.ContainsFunc(pod.Containers, func(c kube.Container) bool { return c.Image == image })
+			if runs && !pod.Leaving && pod.Result.State == kube.Current {
+				names = append(names, pod.Name)
+			}
+		}
+	}
+	return names
+}
+
 // planCluster says what toCluster would do, without a word to the cluster.
 func planCluster(ctx context.Context, s targets.Service) (string, error) {
-	objects, _, err := prepare(s)
+	objects, _, err := prepare(ctx, s)
 	if err != nil {
 		return "", err
 	}
@@ -107,7 +159,7 @@ func planCluster(ctx context.Context, s targets.Service) (string, error) {
 }
 
 // prepare loads the manifests and finds the cluster.
-func prepare(s targets.Service) ([]*kube.Object, *kube.Client, error) {
+func prepare(ctx context.Context, s targets.Service) ([]*kube.Object, *kube.Client, error) {
 	objects, err := kube.Load(paths(s)...)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, fmt.Errorf("loading the manifests: %w with Service.Deploy.Manifests or DEPLOY_MANIFESTS", err)

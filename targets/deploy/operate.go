@@ -1,0 +1,161 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/grimoire-build/grimoire/internal/stage"
+	"github.com/grimoire-build/grimoire/kube"
+	"github.com/grimoire-build/grimoire/targets"
+)
+
+// Rollback puts back the revision before the one that is live, or ROLLBACK_TO, and waits until it is live again. All of the
+// release is put back, not the workload alone; what came after it is deleted. Hooks do not run, so that a migrated database stays
+// migrated. `mage status` lists the revisions. The image that is live then is printed on stdout.
+func Rollback(ctx context.Context) error {
+	return targets.RunStage(ctx, "rollback",
+		func(ctx context.Context, s targets.Service) error {
+			if err := targets.Publish(s); err != nil {
+				return err
+			}
+			client, err := connect(s)
+			if err != nil {
+				return err
+			}
+			revision, err := client.Rollback(ctx, kube.RollbackOptions{
+				Name: releaseName(s.Name), To: s.Deploy.RollbackTo, Timeout: s.Deploy.Timeout,
+			})
+			if err != nil {
+				return err
+			}
+			zerolog.Ctx(ctx).Info().Int("revision", revision.Number).Str("image", revision.Image).Str("commit", revision.Commit).Msg("live again")
+			stage.Made(ctx, revision.String())
+			return stage.Result(revision.Image)
+		},
+		func(_ context.Context, s targets.Service) (string, error) {
+			to := "the revision before the one that is live"
+			if s.Deploy.RollbackTo > 0 {
+				to = fmt.Sprintf("revision %d", s.Deploy.RollbackTo)
+			}
+			return "put back " + to, targets.Publish(s)
+		})
+}
+
+// Status prints what is deployed: the last deployment and how it ended, each object with its state, the pods, and the revisions that
+// Rollback can go back to. It fails where something is not as it should be.
+func Status(ctx context.Context) error {
+	return targets.RunStage(ctx, "status", func(ctx context.Context, s targets.Service) error {
+		objects, client, err := prepare(ctx, s)
+		if err != nil {
+			return err
+		}
+		observed, err := client.Observe(ctx, objects)
+		if err != nil {
+			return err
+		}
+		release, err := client.History(ctx, releaseName(s.Name))
+		if err != nil {
+			return err
+		}
+		var text strings.Builder
+		bad := writeStatus(&text, s.Name, release, observed)
+		if err := stage.Result(strings.TrimSuffix(stage.Mask(text.String()), "\n")); err != nil {
+			return err
+		}
+		if len(bad) > 0 {
+			return fmt.Errorf("not as it should be: %s; see above, and what `mage logs` prints", strings.Join(bad, ", "))
+		}
+		return nil
+	}, nil)
+}
+
+// writeStatus writes the tables, and returns what is not current.
+func writeStatus(text *strings.Builder, service string, release kube.History, observed []kube.Observed) (bad []string) {
+	last := release.Last
+	switch {
+	case last.ID == "":
+		fmt.Fprintf(text, "%s has not been deployed by grimoire\n", service)
+	default:
+		fmt.Fprintf(text, "%s: %s", service, last.Phase)
+		if last.Revision > 0 {
+			fmt.Fprintf(text, ", revision %d", last.Revision)
+		}
+		fmt.Fprintf(text, ", begun %s\n", time.Unix(last.Began, 0).UTC().Format(time.RFC3339))
+		for _, line := range [][2]string{{"image", last.Image}, {"commit", last.Commit}} {
+			if line[1] != "" {
+				fmt.Fprintf(text, "%s: %s\n", line[0], line[1])
+			}
+		}
+	}
+	text.WriteByte('\n')
+	table := tabwriter.NewWriter(text, 0, 0, 2, ' ', 0)
+	for _, o := range observed {
+		fmt.Fprintf(table, "%s\t%s\t%s\n", o.Object, o.Result.State, firstLine(o.Result.Message))
+		for _, pod := range o.Pods {
+			state := string(pod.Result.State)
+			if pod.Leaving {
+				state = "leaving"
+			}
+			fmt.Fprintf(table, "  %s\t%s\t%s\n", pod.Name, state, firstLine(pod.Result.Message)+restarts(pod))
+		}
+		if o.Result.State != kube.Current {
+			bad = append(bad, o.Object.String())
+		}
+	}
+	_ = table.Flush()
+	if len(release.Revisions) > 0 {
+		fmt.Fprint(text, "\nrevisions to roll back to:\n")
+		for _, r := range release.Revisions {
+			fmt.Fprintf(table, "  %d\t%s\t%s\t%s\n", r.Number, time.Unix(r.Created, 0).UTC().Format(time.RFC3339), r.Image, r.Commit)
+		}
+		_ = table.Flush()
+	}
+	return bad
+}
+
+func restarts(pod kube.Pod) string {
+	var n int64
+	for _, c := range pod.Containers {
+		n += c.Restarts
+	}
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", %d restarts", n)
+}
+
+func firstLine(text string) string {
+	line, _, _ := strings.Cut(text, "\n")
+	return line
+}
+
+// Logs prints the last lines (LOG_LINES, 100) of each container of the service's pods on stdout, each line with the pod and the
+// container it is of. With LOG_FOLLOW=true it goes on until Ctrl-C.
+func Logs(ctx context.Context) error {
+	return targets.RunStage(ctx, "logs", func(ctx context.Context, s targets.Service) error {
+		objects, client, err := prepare(ctx, s)
+		if err != nil {
+			return err
+		}
+		observed, err := client.Observe(ctx, objects)
+		if err != nil {
+			return err
+		}
+		var pods []kube.Pod
+		for _, o := range observed {
+			pods = append(pods, o.Pods...)
+		}
+		if len(pods) == 0 {
+			return errors.New("no pod of the manifests' workloads is in the cluster; deploy them first, or see `mage status`")
+		}
+		return client.Logs(ctx, pods, kube.LogOptions{Lines: s.Deploy.LogLines, Follow: s.Deploy.FollowLogs}, func(pod kube.Pod, container, text string) {
+			_ = stage.Result(stage.Mask(pod.Name + " " + container + ": " + text)) // where stdout is gone, the next signal ends it
+		})
+	}, nil)
+}
