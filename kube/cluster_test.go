@@ -107,15 +107,18 @@ func (c *realCluster) eventually(what string, holds func() bool) {
 type pod struct {
 	Metadata struct{ Name, UID, DeletionTimestamp string }
 	Status   struct {
-		Phase             string
-		Conditions        []struct{ Type, Status, Reason, Message string }
-		ContainerStatuses []struct {
-			Ready        bool
-			RestartCount int
-			State        containerState
-			LastState    containerState
-		}
+		Phase                 string
+		Conditions            []struct{ Type, Status, Reason, Message string }
+		ContainerStatuses     []containerStatus
+		InitContainerStatuses []containerStatus
 	}
+}
+
+type containerStatus struct {
+	Ready        bool
+	RestartCount int
+	State        containerState
+	LastState    containerState
 }
 
 type containerState struct {

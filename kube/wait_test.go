@@ -173,8 +173,8 @@ func TestWaitResumes(t *testing.T) {
 		}, 1},
 		{"after a server that was away", func(w *waiting) {
 			var faults atomic.Int32
-			w.setFault(func(rw http.ResponseWriter, _ *http.Request) bool {
-				if faults.Add(1) > 2 {
+			w.setFault(func(rw http.ResponseWriter, r *http.Request) bool {
+				if !strings.HasSuffix(r.URL.Path, "/deployments") || faults.Add(1) > 2 {
 					return false
 				}
 				fail(rw, 500, "InternalError", "no leader", nil)
@@ -184,8 +184,8 @@ func TestWaitResumes(t *testing.T) {
 		}, 2},
 		{"after 410 as an answer", func(w *waiting) {
 			var faults atomic.Int32
-			w.setFault(func(rw http.ResponseWriter, _ *http.Request) bool {
-				if faults.Add(1) > 1 {
+			w.setFault(func(rw http.ResponseWriter, r *http.Request) bool {
+				if !strings.HasSuffix(r.URL.Path, "/deployments") || faults.Add(1) > 1 {
 					return false
 				}
 				fail(rw, 410, "Expired", "too old", nil)

@@ -2,7 +2,10 @@
 //
 //	VERSION       what GET / answers
 //	EXIT          exit with this code at once
-//	UNREADY       GET /ready answers 503 for ever
+//	EXIT_ONCE     exit with code 1, unless this file is there, which it makes
+//	UNREADY       GET /ready answers 503, for ever or for as many seconds
+//	SICK          GET /live answers 500
+//	RUN           exit with EXIT after this many seconds
 //	ALLOCATE      take this many MiB of memory at once
 package main
 
@@ -20,6 +23,15 @@ import (
 
 func main() {
 	fmt.Println("starting", os.Getenv("VERSION"))
+	if file := os.Getenv("EXIT_ONCE"); file != "" {
+		if _, err := os.Stat(file); err != nil {
+			fmt.Fprintln(os.Stderr, "not this time", os.WriteFile(file, nil, 0o600))
+			os.Exit(1)
+		}
+	}
+	if seconds, err := strconv.Atoi(os.Getenv("RUN")); err == nil {
+		time.Sleep(time.Duration(seconds) * time.Second)
+	}
 	if code, err := strconv.Atoi(os.Getenv("EXIT")); err == nil {
 		fmt.Fprintln(os.Stderr, "cannot open the database: no such host")
 		os.Exit(code)
@@ -33,8 +45,19 @@ func main() {
 	}
 	var draining atomic.Bool
 	mux := http.NewServeMux()
+	begun := time.Now()
+	warm := func() bool {
+		unready := os.Getenv("UNREADY")
+		seconds, err := strconv.Atoi(unready)
+		return unready == "" || err == nil && time.Since(begun) > time.Duration(seconds)*time.Second
+	}
+	mux.HandleFunc("GET /live", func(w http.ResponseWriter, _ *http.Request) {
+		if os.Getenv("SICK") != "" {
+			http.Error(w, "sick", http.StatusInternalServerError)
+		}
+	})
 	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, _ *http.Request) {
-		if os.Getenv("UNREADY") != "" || draining.Load() {
+		if !warm() || draining.Load() {
 			http.Error(w, "not ready", http.StatusServiceUnavailable)
 		}
 	})
