@@ -200,6 +200,14 @@ func (run *applyRun) apply(ctx context.Context) ([]Change, error) {
 	return changes, nil
 }
 
+// changes reports whether there is an object that is not live as it is declared, as far as that can be told without the server.
+func (run *applyRun) changes() bool {
+	return slices.ContainsFunc(run.objects, func(o *Object) bool {
+		live := run.live[o]
+		return live == nil || !isApplied(withoutServerFields(o.Unstructured).Object, live, run.options.FieldManager)
+	})
+}
+
 func (run *applyRun) applyRank(ctx context.Context, objects []*Object) ([]Change, error) {
 	changes := make([]Change, len(objects))
 	err := each(len(objects), func(i int) error {

@@ -82,6 +82,9 @@ func (c *Client) removed(ctx context.Context, k *claim, declared []*Object) ([]m
 			defer mu.Unlock()
 			found = append(found, member{u, p.resource})
 		})
+		if isDenied(err) {
+			return nil // the warning about permissions has told
+		}
 		if err != nil {
 			return fmt.Errorf("looking for what is no longer declared: %w", c.explain(ctx, err, "list", p.resource, p.namespace))
 		}

@@ -196,7 +196,7 @@ func (d *deployment) look(ctx context.Context, objects []*Object) (kept []*Objec
 		return nil, err
 	}
 	if d.claim, err = d.client.readClaim(ctx, d.options.Name); err != nil {
-		return nil, err
+		return nil, d.denied(ctx, err, objects)
 	}
 	ran := d.claim.hooks()
 	for _, h := range hooks {
@@ -237,7 +237,12 @@ func (d *deployment) prepare(ctx context.Context, declared, kept []*Object) erro
 	}
 	run, err := d.client.newApplyRun(ctx, slices.Concat(declared, hooks), ApplyOptions{Force: d.options.Force, DryRun: true})
 	if err != nil {
-		return err
+		return d.denied(ctx, err, slices.Concat(declared, hooks))
+	}
+	if run.changes() {
+		if err := d.mayDeploy(ctx, slices.Concat(declared, hooks)); err != nil {
+			return err
+		}
 	}
 	run.trusting = true
 	isHook := func(o *Object) bool { return slices.Contains(hooks, o) }

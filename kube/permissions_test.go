@@ -1,0 +1,136 @@
+package kube_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/grimoire-build/grimoire/internal/needs"
+	"github.com/grimoire-build/grimoire/internal/testcluster"
+	"github.com/grimoire-build/grimoire/kube"
+)
+
+// robot is a service account that may do nothing yet, and a client with its login.
+func (c *realCluster) robot(name string) *kube.Client {
+	c.t.Helper()
+	c.run("create", "serviceaccount", name)
+	kubeconfig, err := os.ReadFile(c.kubeconfig)
+	require.NoError(c.t, err)
+	before, _, found := strings.Cut(string(kubeconfig), "users:")
+	require.True(c.t, found)
+	client, err := kube.Connect(kube.Config{
+		Data:      fmt.Appendf(nil, "%susers: [{name: %s, user: {token: %q}}]\n", before, testcluster.ContextName, c.run("create", "token", name)),
+		Namespace: c.namespace,
+	})
+	require.NoError(c.t, err)
+	return client
+}
+
+func (c *realCluster) create(manifests string) {
+	c.t.Helper()
+	cmd := c.command(c.t.Context(), "apply", "--filename=-")
+	cmd.Stdin = strings.NewReader(manifests)
+	out, err := cmd.CombinedOutput()
+	require.NoError(c.t, err, "%s\n%s", manifests, out)
+}
+
+// The role that the error prints is the one that is missing: with it, and nothing else, the deployment succeeds.
+func TestClusterMissingPermissions(t *testing.T) {
+	c := newCluster(t)
+	robot := c.robot("robot")
+	role := c.namespace + "-role"
+	manifests := settingsMaps("one", "a") + "---\n" + appManifest(needs.App(t), 1, environment("one"), "") +
+		"---\n{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: " + role + "}}\n"
+	deploy := func() (string, error) {
+		var log bytes.Buffer
+		_, err := robot.Deploy(zerolog.New(&log).WithContext(t.Context()), load(t, manifests), kube.DeployOptions{Name: "app", Timeout: time.Minute})
+		return log.String(), err
+	}
+	_, err := deploy()
+	var missing *kube.PermissionError
+	require.ErrorAs(t, err, &missing)
+	assert.Equal(t, "system:serviceaccount:"+c.namespace+":robot", missing.User)
+	for _, want := range []string{"patch deployments.apps in the namespace " + c.namespace, "get configmaps in the namespace ", "watch deployments.apps", "patch clusterroles.rbac.authorization.k8s.io"} {
+		require.ErrorContains(t, err, want)
+	}
+	assert.Empty(t, present(t, c), "nothing is changed")
+
+	c.create(missing.Manifests())
+	log, err := deploy()
+	require.NoError(t, err, "%s", missing.Manifests())
+	assert.Equal(t, map[string]string{"a": "one"}, present(t, c))
+	assert.Contains(t, log, "and so why pods do not run may not be known")
+	assert.Contains(t, log, "and so what is no longer declared will stay")
+	assert.Contains(t, log, "and so no state is remembered that could be rolled back to")
+	c.run("delete", "clusterrole,clusterrolebinding", "grimoire-deploy", "--namespace=default")
+}
+
+func TestPermissionManifests(t *testing.T) {
+	err := &kube.PermissionError{User: "ci", Missing: []kube.Permission{
+		{Verb: "get", Group: "apps", Resource: "deployments", Namespace: "shop"},
+		{Verb: "patch", Group: "apps", Resource: "deployments", Namespace: "shop"},
+		{Verb: "create", Resource: "namespaces"},
+	}}
+	assert.Equal(t, `the login "ci" may not get deployments.apps in the namespace shop, nor patch deployments.apps in the namespace shop, `+
+		`nor create namespaces; who administers the cluster can grant it with:
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata:
+  name: grimoire-deploy
+rules:
+- apiGroups:
+  - ""
+  resources:
+  - namespaces
+  verbs:
+  - create
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata:
+  name: grimoire-deploy
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: ClusterRole
+  name: grimoire-deploy
+subjects:
+- apiGroup: rbac.authorization.k8s.io
+  kind: User
+  name: ci
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata:
+  name: grimoire-deploy
+  namespace: shop
+rules:
+- apiGroups:
+  - apps
+  resources:
+  - deployments
+  verbs:
+  - get
+  - patch
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata:
+  name: grimoire-deploy
+  namespace: shop
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: Role
+  name: grimoire-deploy
+subjects:
+- apiGroup: rbac.authorization.k8s.io
+  kind: User
+  name: ci
+`, err.Error())
+}
