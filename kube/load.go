@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -21,35 +22,95 @@ import (
 // warn of, or leave to the last one in the file, is refused: a key or an object that occurs twice, a value that JSON does
 // not have. An error about a file's content begins with "file:line: document N: ". It is an error when there is no object at
 // all.
-func Load(paths ...string) ([]*Object, error) {
+func Load(paths ...string) ([]*Object, error) { return Loader{}.Load(context.Background(), paths...) }
+
+// Loader is Load with what renders kustomize folders.
+type Loader struct {
+	// Kustomize renders a folder that has a kustomization.yaml, kustomization.yml or Kustomization, as `kustomize build` does, to a stream
+	// of documents. Such a folder is rendered as a whole; one in a plain folder is an error, since base and overlays would all be
+	// applied. Default: kustomize folders are refused.
+	Kustomize func(ctx context.Context, dir string) ([]byte, error)
+}
+
+// Load is like the function Load. An error about what was rendered names the kustomization and the document of the output.
+func (l Loader) Load(ctx context.Context, paths ...string) ([]*Object, error) {
 	if len(paths) == 0 {
 		return nil, errors.New("no manifests are named; name their files or folders")
 	}
-	var files []string
-	for _, path := range paths {
-		found, err := manifestFiles(path)
-		if err != nil {
-			return nil, err
-		}
-		files = append(files, found...)
-	}
 	var objects []*Object
 	loaded := make(map[string]bool)
-	for _, file := range files {
-		if loaded[file] {
-			continue // a folder and a file in it
+	for _, path := range paths {
+		path = filepath.Clean(path)
+		if kustomization := kustomizationIn(path); kustomization != "" {
+			if l.Kustomize == nil {
+				return nil, fmt.Errorf("reading %s: %w", kustomization, errKustomize)
+			}
+			if loaded[kustomization] {
+				continue
+			}
+			loaded[kustomization] = true
+			found, err := l.render(ctx, path, kustomization)
+			if err != nil {
+				return nil, err
+			}
+			objects = append(objects, found...)
+			continue
 		}
-		loaded[file] = true
-		found, err := loadFile(file)
+		files, err := manifestFiles(path)
 		if err != nil {
 			return nil, err
 		}
-		objects = append(objects, found...)
+		for _, file := range files {
+			if loaded[file] {
+				continue // a folder and a file in it
+			}
+			loaded[file] = true
+			found, err := loadFile(file)
+			if err != nil {
+				return nil, err
+			}
+			objects = append(objects, found...)
+		}
 	}
 	if len(objects) == 0 {
 		return nil, fmt.Errorf("no objects in %s; write at least one manifest there", strings.Join(paths, ", "))
 	}
 	return objects, refuseDuplicates(objects)
+}
+
+// kustomizationIn returns the kustomization of a folder; empty where there is none.
+func kustomizationIn(dir string) string {
+	for _, name := range kustomizations {
+		file := filepath.Join(dir, name)
+		if info, err := os.Stat(file); err == nil && !info.IsDir() {
+			return file
+		}
+	}
+	return ""
+}
+
+// kustomizeFolders are the kustomize folders below a folder.
+func kustomizeFolders(dir string) (found []string) {
+	_ = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.IsDir() && kustomizationIn(path) != "" {
+			found = append(found, path)
+		}
+		return nil // what cannot be read is not listed
+	})
+	return found
+}
+
+// render reads what a kustomize folder renders to.
+func (l Loader) render(ctx context.Context, dir, kustomization string) ([]*Object, error) {
+	rendered, err := l.Kustomize(ctx, dir)
+	if err != nil {
+		return nil, fmt.Errorf("rendering %s: %w", kustomization, err)
+	}
+	objects, err := parse(kustomization+" (rendered)", rendered)
+	if err != nil {
+		return nil, err
+	}
+	return objects, nil
 }
 
 // manifestFiles returns the cleaned path of a file, or of the manifests in a folder.
@@ -82,9 +143,11 @@ func folderFiles(dir string) ([]string, error) {
 		path := filepath.Join(dir, entry.Name())
 		switch {
 		case strings.HasPrefix(entry.Name(), "."):
-		case isKustomization(entry.Name()):
-			return nil, fmt.Errorf("reading %s: %w", path, errKustomize)
 		case entry.IsDir():
+			if kustomizationIn(path) != "" {
+				return nil, fmt.Errorf("reading %s: kustomize folders are below it, and a base and its overlays would all be applied; name the one "+
+					"that is meant: %s", dir, strings.Join(kustomizeFolders(dir), ", "))
+			}
 			below, err := folderFiles(path)
 			if err != nil {
 				return nil, err
@@ -103,11 +166,10 @@ func folderFiles(dir string) ([]string, error) {
 }
 
 // errKustomize refuses what only kustomize can read.
-var errKustomize = errors.New("kustomize folders are not supported yet; render with `kustomize build`")
+var errKustomize = errors.New("nothing renders kustomize folders here; give what `kustomize build` prints")
 
-func isKustomization(name string) bool {
-	return slices.Contains([]string{"kustomization.yaml", "kustomization.yml", "Kustomization"}, name)
-}
+// kustomizations are the names that kustomize knows, in its order.
+var kustomizations = []string{"kustomization.yaml", "kustomization.yml", "Kustomization"}
 
 func isManifest(name string) bool {
 	return slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(name))
@@ -165,7 +227,7 @@ func expand(source Source, node *yaml.Node, value any) ([]*Object, error) {
 	}
 	u := &unstructured.Unstructured{Object: content}
 	if strings.HasPrefix(u.GetAPIVersion(), "kustomize.config.k8s.io/") {
-		return nil, source.errorf("%w", errKustomize)
+		return nil, source.errorf("it is a kustomization, which is rendered where its folder is named as a whole; name the folder")
 	}
 	if items, ok := content["items"].([]any); ok && strings.HasSuffix(u.GetKind(), "List") {
 		return expandItems(source, node, items)

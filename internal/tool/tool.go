@@ -26,8 +26,9 @@ import (
 )
 
 //go:generate go run ./generate staticcheck honnef.co/go/tools/cmd/staticcheck@v0.8.2
+//go:generate go run ./generate kustomize sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
 
-//go:embed staticcheck/go.mod.txt staticcheck/go.sum.txt
+//go:embed staticcheck/go.mod.txt staticcheck/go.sum.txt kustomize/go.mod.txt kustomize/go.sum.txt
 var pins embed.FS
 
 // Tool is a program that a pair of go.mod and go.sum pins, with everything that it is made of.
@@ -41,6 +42,9 @@ type Tool struct {
 
 // Staticcheck returns the staticcheck that Lint runs. Source: https://staticcheck.dev
 func Staticcheck() (*Tool, error) { return pinned("staticcheck") }
+
+// Kustomize returns the kustomize that renders the kustomize folders of Deploy. Source: https://kustomize.io
+func Kustomize() (*Tool, error) { return pinned("kustomize") }
 
 func pinned(name string) (*Tool, error) {
 	mod, err := fs.ReadFile(pins, path.Join(name, "go.mod.txt"))

@@ -160,7 +160,7 @@ func planCluster(ctx context.Context, s targets.Service) (string, error) {
 
 // prepare loads the manifests and finds the cluster.
 func prepare(ctx context.Context, s targets.Service) ([]*kube.Object, *kube.Client, error) {
-	objects, err := kube.Load(paths(s)...)
+	objects, err := kube.Loader{Kustomize: kustomize}.Load(ctx, paths(s)...)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, fmt.Errorf("loading the manifests: %w with Service.Deploy.Manifests or DEPLOY_MANIFESTS", err)
 	}
