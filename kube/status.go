@@ -37,7 +37,7 @@ func failed(format string, args ...any) Result {
 	return Result{Failed, fmt.Sprintf(format, args...)}
 }
 
-// statuses are the kinds whose status Status knows to read. They are also what Client.Wait waits for.
+// statuses are those of workloads: the kinds that bring pods about, and pods.
 var statuses = map[schema.GroupKind]func(live) Result{
 	{Group: "apps", Kind: "Deployment"}:  deploymentStatus,
 	{Group: "apps", Kind: "StatefulSet"}: statefulSetStatus,
@@ -47,15 +47,46 @@ var statuses = map[schema.GroupKind]func(live) Result{
 	{Kind: "Pod"}:                        podStatus,
 }
 
+// otherStatuses are those of kinds whose conditions, where they have any, mean something else.
+var otherStatuses = map[schema.GroupKind]func(live) Result{
+	{Group: "batch", Kind: "CronJob"}:                       cronJobStatus,
+	{Kind: "Service"}:                                       serviceStatus,
+	{Group: "networking.k8s.io", Kind: "Ingress"}:           ingressStatus,
+	{Kind: "PersistentVolumeClaim"}:                         claimStatus,
+	{Kind: "Namespace"}:                                     namespaceStatus,
+	{Group: "autoscaling", Kind: "HorizontalPodAutoscaler"}: settledStatus,
+	{Group: "policy", Kind: "PodDisruptionBudget"}:          settledStatus,
+	{Kind: "Node"}:                                          settledStatus,
+}
+
+// waitsFor reports whether Client.Wait waits for an object: for workloads, for what makes kinds known to the API server, for a Service
+// that a load balancer is to lead to, and for objects of other groups than Kubernetes' own, as far as they have conditions. An
+// Ingress, a PersistentVolumeClaim and what else Kubernetes has are left out: not every cluster answers for them, and pods that need
+// a claim wait for it themselves.
+func waitsFor(o *Object) bool {
+	gk := o.GroupVersionKind().GroupKind()
+	_, workload := statuses[gk]
+	switch {
+	case workload, gk.Group == "apiextensions.k8s.io", gk == schema.GroupKind{Group: "apiregistration.k8s.io", Kind: "APIService"}:
+		return true
+	case gk == schema.GroupKind{Kind: "Service"}:
+		return live{o.Unstructured}.text("spec", "type") == "LoadBalancer"
+	default:
+		return strings.Contains(gk.Group, ".") && !strings.HasSuffix(gk.Group, ".k8s.io")
+	}
+}
+
 // Status judges a live object by itself, without asking anybody, in the manner of kubectl's rollout status and of kstatus:
 //
 //   - A status that was written for an older specification says nothing about this one (observedGeneration).
 //   - A Deployment, StatefulSet, DaemonSet or ReplicaSet is current when every replica is of the newest revision and available,
 //     and the old ones are gone. One that is scaled to zero is current when nothing runs.
 //   - A Deployment has failed when its progress deadline has passed, and when it is paused before it is rolled out.
-//   - A Job is current when it is complete, or suspended; a Pod when it is ready or has succeeded.
+//   - A Job is current when it is complete, or suspended; a Pod when it is ready or has succeeded. A CronJob is current as it is.
+//   - A Service of type LoadBalancer and an Ingress are current when they have an address, a PersistentVolumeClaim when it is bound.
+//     One that waits for its first consumer is not told from one that waits for ever.
 //   - Anything else is current unless a condition says otherwise: Ready, Available or Established that is not true, Stalled or
-//     Reconciling that is.
+//     Reconciling that is. A condition that was written for an older specification does not count.
 func Status(u *unstructured.Unstructured) Result {
 	o := live{u}
 	if u.GetDeletionTimestamp() != nil {
@@ -69,6 +100,9 @@ func Status(u *unstructured.Unstructured) Result {
 		if _, ok := o.number("status", "observedGeneration"); !ok && gk.Group == "apps" {
 			return inProgress("the controller has not seen it yet")
 		}
+		return status(o)
+	}
+	if status, ok := otherStatuses[gk]; ok {
 		return status(o)
 	}
 	return conditionStatus(o)
@@ -139,6 +173,9 @@ func (o live) condition(kind string) (condition, bool) {
 		c, _ := item.(map[string]any)
 		if c["type"] != kind {
 			continue
+		}
+		if seen, ok := (live{&unstructured.Unstructured{Object: c}}).number("observedGeneration"); ok && seen < o.GetGeneration() {
+			return condition{}, false
 		}
 		status, _ := c["status"].(string)
 		reason, _ := c["reason"].(string)
@@ -337,3 +374,66 @@ func conditionStatus(o live) Result {
 	}
 	return current("there is nothing to wait for")
 }
+
+func cronJobStatus(o live) Result {
+	last := o.text("status", "lastScheduleTime")
+	switch {
+	case o.flag("spec", "suspend"):
+		return current("suspended: it starts no Job until spec.suspend is false")
+	case last == "":
+		return current("it has not started a Job yet")
+	default:
+		return current("it last started a Job at %s", last)
+	}
+}
+
+// address is the first that a load balancer has given.
+func (o live) address() string {
+	list, _, _ := unstructured.NestedSlice(o.Object, "status", "loadBalancer", "ingress")
+	for _, item := range list {
+		entry, _ := item.(map[string]any)
+		for _, field := range []string{"ip", "hostname"} {
+			if text, _ := entry[field].(string); text != "" {
+				return text
+			}
+		}
+	}
+	return ""
+}
+
+func serviceStatus(o live) Result {
+	if o.text("spec", "type") != "LoadBalancer" {
+		return current("there is nothing to wait for")
+	}
+	return addressStatus(o)
+}
+
+func ingressStatus(o live) Result { return addressStatus(o) }
+
+func addressStatus(o live) Result {
+	if address := o.address(); address != "" {
+		return current("at %s", address)
+	}
+	return inProgress("it has no address yet; a controller of the cluster has to give it one")
+}
+
+func claimStatus(o live) Result {
+	switch phase := o.text("status", "phase"); phase {
+	case "Bound":
+		return current("bound to %s", o.text("spec", "volumeName"))
+	case "Lost":
+		return failed("its volume %s is lost", o.text("spec", "volumeName"))
+	default:
+		return inProgress("not bound yet; it may wait for the first pod that uses it")
+	}
+}
+
+func namespaceStatus(o live) Result {
+	if o.text("status", "phase") == "Terminating" {
+		return inProgress("being deleted")
+	}
+	return current("active")
+}
+
+// settledStatus is that of kinds whose conditions say how the world is, not how far they have come.
+func settledStatus(live) Result { return current("there is nothing to wait for") }

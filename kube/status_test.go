@@ -27,6 +27,27 @@ func TestStatus(t *testing.T) {
 		state        kube.State
 		message      string
 	}{
+		{"cron job", "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: pay}\n", kube.Current, "it has not started a Job yet"},
+		{"cron job that ran", "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: pay}\nstatus: {lastScheduleTime: noon}", kube.Current, "it last started a Job at noon"},
+		{"cron job suspended", "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: pay}\nspec: {suspend: true}", kube.Current, "suspended: it starts no Job until spec.suspend is false"},
+		{"service", "apiVersion: v1\nkind: Service\nmetadata: {name: pay}\nspec: {type: ClusterIP}", kube.Current, "there is nothing to wait for"},
+		{"service without its load balancer", "apiVersion: v1\nkind: Service\nmetadata: {name: pay}\nspec: {type: LoadBalancer}\nstatus: {loadBalancer: {}}", kube.InProgress,
+			"it has no address yet; a controller of the cluster has to give it one"},
+		{"service with its load balancer", "apiVersion: v1\nkind: Service\nmetadata: {name: pay}\nspec: {type: LoadBalancer}\nstatus: {loadBalancer: {ingress: [{hostname: lb.example.org}]}}",
+			kube.Current, "at lb.example.org"},
+		{"ingress", "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: pay}\n", kube.InProgress, "it has no address yet; a controller of the cluster has to give it one"},
+		{"ingress with an address", "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: pay}\nstatus: {loadBalancer: {ingress: [{ip: 10.0.0.1}]}}", kube.Current, "at 10.0.0.1"},
+		{"claim", "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: pay}\nstatus: {phase: Pending}", kube.InProgress, "not bound yet; it may wait for the first pod that uses it"},
+		{"claim bound", "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: pay}\nspec: {volumeName: v}\nstatus: {phase: Bound}", kube.Current, "bound to v"},
+		{"claim lost", "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: pay}\nspec: {volumeName: v}\nstatus: {phase: Lost}", kube.Failed, "its volume v is lost"},
+		{"namespace", "apiVersion: v1\nkind: Namespace\nmetadata: {name: pay}\nstatus: {phase: Active}", kube.Current, "active"},
+		{"namespace that goes", "apiVersion: v1\nkind: Namespace\nmetadata: {name: pay}\nstatus: {phase: Terminating}", kube.InProgress, "being deleted"},
+		{"autoscaler that cannot scale", "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata: {name: pay}\nstatus: {conditions: [{type: ScalingActive, status: \"False\"}]}",
+			kube.Current, "there is nothing to wait for"},
+		{"custom, condition of an older specification", custom + "status: {conditions: [{type: Ready, status: \"False\", observedGeneration: 2}]}", kube.Current,
+			"there is nothing to wait for"},
+		{"custom, condition of this specification", custom + "status: {conditions: [{type: Ready, status: \"False\", observedGeneration: 3, reason: Slow}]}", kube.InProgress,
+			"not Ready: Slow"},
 		{"deployment not seen", deployment, kube.InProgress, "the controller has not seen it yet"},
 		{"deployment seen before the change", deployment + "spec: {replicas: 2}\nstatus: {observedGeneration: 2, replicas: 2, " +
 			"updatedReplicas: 2, readyReplicas: 2, availableReplicas: 2}", kube.InProgress, "the controller has seen generation 2, not yet 3"},

@@ -70,9 +70,10 @@ func (e *WaitError) Error() string {
 func (e *WaitError) Unwrap() error { return e.Err }
 
 // Wait waits until each workload among the objects (Deployment, StatefulSet, DaemonSet, ReplicaSet, Job, Pod) is current, as
-// Status has it. It watches, and resumes when a watch ends or the connection breaks. A status that is older than what Apply
-// brought about does not count. The first object that fails, or that is not there, ends it. Every error but one about the
-// options is a *WaitError.
+// Status has it, and so definitions, Services that a load balancer is to lead to, and objects of other groups than Kubernetes' own
+// that have conditions. It watches, and resumes when a watch ends or the connection breaks. A status that is older than what Apply
+// brought about does not count. The first object that fails, or that is not there, ends it, and so does the moment at which it is
+// certain that a workload's pods cannot run; see Diagnosis. Every error but one about the options is a *WaitError.
 func (c *Client) Wait(ctx context.Context, objects []*Object, o WaitOptions) error {
 	if o.Timeout < 0 {
 		return fmt.Errorf("waiting for the rollout: the timeout is %s; give one above zero", o.Timeout)
