@@ -24,7 +24,7 @@ metadata: {name: pay}
 spec:
   replicas: 2
   selector: {matchLabels: {app: pay}}
-  template: {metadata: {labels: {app: pay}}, spec: {containers: [{name: pay, image: pay}]}}
+  template: {metadata: {labels: {app: pay}}, spec: {containers: [{name: pay, image: pay, readinessProbe: {tcpSocket: {port: 80}}}]}}
 `
 
 const payPath = "/apis/apps/v1/namespaces/shop/deployments/pay"

@@ -2,6 +2,7 @@ package kube_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -25,6 +26,11 @@ const asProcess = "GRIMOIRE_TEST_PROCESS"
 func TestMain(m *testing.M) {
 	do, ok := map[string]func(context.Context) error{"apply": applyProcess, "deploy": deployProcess, "wait": waitProcess}[os.Getenv(asProcess)]
 	if !ok {
+		flag.Parse()
+		// The parallel ones, on the real cluster, mostly wait for it.
+		if err := flag.Set("test.parallel", "8"); err != nil {
+			panic(err)
+		}
 		os.Exit(m.Run())
 	}
 	if err := do(context.Background()); err != nil {

@@ -142,8 +142,10 @@ func isBroken(err error) bool {
 			return true
 		}
 	}
-	if text := err.Error(); strings.Contains(text, "http2: client connection lost") || strings.Contains(text, "GOAWAY") || strings.Contains(text, "stream error") {
-		return true
+	for _, how := range []string{"http2: client connection lost", "http2: client conn could not be established", "GOAWAY", "stream error"} {
+		if strings.Contains(err.Error(), how) {
+			return true
+		}
 	}
 	var name *net.DNSError
 	if errors.As(err, &name) {

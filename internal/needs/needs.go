@@ -3,6 +3,7 @@
 package needs
 
 import (
+	"context"
 	"io"
 	"log"
 	"net/http/httptest"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/grimoire-build/grimoire/internal/leaks"
@@ -197,15 +199,25 @@ func shared(t testing.TB, dir string) string {
 	return filepath.Join(root, filepath.FromSlash(dir))
 }
 
+// app is the image of the command internal/testcluster/app, built once in a process.
+var app = sync.OnceValues(func() (v1.Image, error) {
+	dir, err := os.MkdirTemp("", "app-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	program := filepath.Join(dir, "app")
+	if err := sandbox.Build(context.Background(), reflect.TypeFor[testcluster.Cluster]().PkgPath()+"/app", program); err != nil {
+		return nil, err
+	}
+	return testimage.FromFiles(testimage.Config{Entrypoint: []string{"/app"}}, map[string]string{"app": program})
+})
+
 // App serves a registry on loopback for as long as the test runs, and returns the reference by digest of the image in it: the
 // command internal/testcluster/app, which behaves as its environment says.
 func App(t testing.TB) string {
 	t.Helper()
-	program := filepath.Join(t.TempDir(), "app")
-	if err := sandbox.Build(t.Context(), reflect.TypeFor[testcluster.Cluster]().PkgPath()+"/app", program); err != nil {
-		t.Fatal(err)
-	}
-	image, err := testimage.FromFiles(testimage.Config{Entrypoint: []string{"/app"}}, map[string]string{"app": program})
+	image, err := app()
 	if err != nil {
 		t.Fatal(err)
 	}
