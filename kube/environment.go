@@ -39,6 +39,8 @@ type Release struct {
 	Revision string
 	// Message is the first line of the commit's message. Default: "Deploy SERVICE at REVISION".
 	Message string
+
+	trailer string // a line at the message's end
 }
 
 // Commit is what Environment.Deploy has pushed.
@@ -66,24 +68,27 @@ func (e Environment) Deploy(ctx context.Context, r Release) (Commit, error) {
 	if err != nil {
 		return Commit{}, fmt.Errorf("deploying %s: %w", r.Service, err)
 	}
-	commit, err := e.deploy(ctx, remote, r)
+	wanted, err := parseImage(r.Image)
+	if err == nil {
+		err = e.validate(r)
+	}
+	var commit Commit
+	if err == nil {
+		commit, err = e.change(ctx, remote, func(ctx context.Context, g *gitClone) (Commit, error) {
+			return e.commit(ctx, g, r.Image, wanted, r.message())
+		})
+	}
 	if err != nil {
 		return Commit{}, fmt.Errorf("deploying %s to %s: %w", r.Service, remote.shown, err)
 	}
 	return commit, nil
 }
 
-func (e Environment) deploy(ctx context.Context, remote remote, r Release) (commit Commit, err error) {
-	wanted, err := parseImage(r.Image)
-	if err != nil {
-		return Commit{}, err
-	}
-	if err := e.validate(r); err != nil {
-		return Commit{}, err
-	}
+// withClone calls f with a clone of the environment in a temporary folder.
+func (e Environment) withClone(ctx context.Context, remote remote, f func(*gitClone) error) (err error) {
 	dir, err := os.MkdirTemp("", "grimoire-environment-")
 	if err != nil {
-		return Commit{}, fmt.Errorf("making a temporary folder: %w", err)
+		return fmt.Errorf("making a temporary folder: %w", err)
 	}
 	defer func() {
 		if failed := os.RemoveAll(dir); failed != nil {
@@ -92,14 +97,32 @@ func (e Environment) deploy(ctx context.Context, remote remote, r Release) (comm
 	}()
 	g, err := clone(ctx, remote, e.Branch, filepath.Join(dir, "clone"))
 	if err != nil {
-		return Commit{}, err
+		return err
 	}
-	if err := g.setAuthor(ctx, e.AuthorName, e.AuthorEmail); err != nil {
-		return Commit{}, err
-	}
+	return f(g)
+}
+
+// change has make edit and commit, and pushes that. When somebody else has pushed in between, make is called anew on top of
+// theirs.
+func (e Environment) change(ctx context.Context, remote remote, make func(context.Context, *gitClone) (Commit, error)) (commit Commit, err error) {
+	err = e.withClone(ctx, remote, func(g *gitClone) error {
+		if err := g.setAuthor(ctx, e.AuthorName, e.AuthorEmail); err != nil {
+			return err
+		}
+		commit, err = e.push(ctx, g, make)
+		return err
+	})
+	return commit, err
+}
+
+func (e Environment) push(ctx context.Context, g *gitClone, make func(context.Context, *gitClone) (Commit, error)) (Commit, error) {
 	pause := firstPause / 2
 	for try := 1; ; try++ {
-		commit, base, err := e.commit(ctx, g, r, wanted)
+		base, err := g.head(ctx)
+		if err != nil {
+			return Commit{}, err
+		}
+		commit, err := make(ctx, g)
 		if err != nil || !commit.Changed {
 			return commit, err
 		}
@@ -151,21 +174,22 @@ func (e Environment) cleanPath() string {
 	return path.Clean(strings.TrimSuffix(e.Path, "/"))
 }
 
-// commit edits the files and commits them, on top of base. The commit is unchanged where there is nothing to edit.
-func (e Environment) commit(ctx context.Context, g *gitClone, r Release, wanted imageName) (c Commit, base string, err error) {
-	if base, err = g.head(ctx); err != nil {
-		return Commit{}, "", err
+// commit sets the image in the files and commits them. The commit is unchanged where there is nothing to edit.
+func (e Environment) commit(ctx context.Context, g *gitClone, image string, wanted imageName, message string) (Commit, error) {
+	files, err := e.edit(ctx, g, image, wanted)
+	if err != nil {
+		return Commit{}, err
 	}
-	files, err := e.edit(ctx, g, r.Image, wanted)
-	if err != nil || len(files) == 0 {
-		return Commit{Hash: base}, base, err
+	if len(files) == 0 {
+		head, err := g.head(ctx)
+		return Commit{Hash: head}, err
 	}
 	diff, err := g.diff(ctx, files)
 	if err != nil {
-		return Commit{}, "", err
+		return Commit{}, err
 	}
-	hash, err := g.commit(ctx, r.message(), files)
-	return Commit{Hash: hash, Files: files, Diff: diff, Changed: true}, base, err
+	hash, err := g.commit(ctx, message, files)
+	return Commit{Hash: hash, Files: files, Diff: diff, Changed: true}, err
 }
 
 func (r Release) message() string {
@@ -180,7 +204,7 @@ func (r Release) message() string {
 	if r.Revision != "" {
 		message += "Revision: " + r.Revision + "\n"
 	}
-	return message
+	return message + r.trailer
 }
 
 // edit sets the image in the files, and returns those that changed.

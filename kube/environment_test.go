@@ -318,7 +318,7 @@ func TestDeployConcurrently(t *testing.T) {
 
 func deployConcurrently(t *testing.T, serve func(repository string) string) {
 	tmp := isolate(t)
-	const writers = 10
+	const writers = 20
 	files := make(map[string]string)
 	for i := range writers {
 		files[fmt.Sprintf("service-%d.yaml", i)] = manifest(fmt.Sprintf("service-%d:v1", i))

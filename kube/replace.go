@@ -16,9 +16,11 @@ import (
 // else changes, not by a byte: comments, quotes, line ends and layout stay.
 //
 // The places are the images of containers and init containers, wherever these lists are; the entries under "images" of a
-// kustomization, which get the digest in place of newTag, and the newName where their name is not the repository's; and in
-// Helm values a mapping "image" with a repository and a digest or a tag. The digest goes into digest, or else into the tag,
-// as "tag@sha256:…" with the beginning of the digest for the tag where image has none.
+// kustomization, also one of Flux, which get the digest in place of newTag, and the newName where their name is not the
+// repository's; in Helm values, also those within a HelmRelease of Flux or an Application of Argo CD, a mapping "image" with a repository
+// and a digest or a tag; and what an Application gives to kustomize ("images") and to Helm ("parameters", such as image.repository
+// and image.tag). The digest goes into digest, or else into the tag, as "tag@sha256:…" with the beginning of the digest for the tag
+// where image has none. Values that are one text in YAML are not looked into.
 //
 // It is an error if the file is not YAML, or if a place is written in a way that it cannot be replaced in, on several lines
 // for example. No place at all is no error.
@@ -98,6 +100,9 @@ func imagePlaces(name string, file []byte) ([]imagePlace, error) {
 	err := yamlDocuments(name, file, func(source Source, root *yaml.Node) error {
 		f.source = source
 		f.kustomization(root)
+		if isFlux(root) {
+			f.kustomization(orNull(lookUp(root, "spec").value))
+		}
 		return f.walk(root, 0)
 	})
 	return f.places, err
@@ -126,6 +131,10 @@ func (f *placeFinder) walk(node *yaml.Node, depth int) error {
 				f.containers(value)
 			case "image":
 				f.helmImage(value)
+			case "kustomize":
+				f.argoImages(value)
+			case "helm":
+				f.argoParameters(value)
 			}
 		}
 	}
@@ -153,7 +162,11 @@ func (f *placeFinder) containers(list *yaml.Node) {
 
 func (f *placeFinder) helmImage(node *yaml.Node) {
 	repository, registry := lookUp(node, "repository"), lookUp(node, "registry")
-	tag, digest := lookUp(node, "tag"), lookUp(node, "digest")
+	f.helmValues(repository, registry, lookUp(node, "tag"), lookUp(node, "digest"))
+}
+
+// helmValues is an image in its parts.
+func (f *placeFinder) helmValues(repository, registry, tag, digest pair) {
 	if !isText(repository.value) || !tag.isScalar() && !digest.isScalar() {
 		return
 	}
@@ -224,6 +237,62 @@ func (f *placeFinder) kustomization(root *yaml.Node) {
 		f.add(entry, image, func(e *editor, _ string, wanted imageName) error {
 			return setKustomizeImage(e, entry, wanted)
 		})
+	}
+}
+
+// isFlux reports whether a document is a Kustomization of Flux, whose images are below its spec. Source: the type KustomizationSpec of
+// kustomize.toolkit.fluxcd.io/v1.
+func isFlux(root *yaml.Node) bool {
+	kind, version := lookUp(root, "kind").value, lookUp(root, "apiVersion").value
+	return isText(kind) && kind.Value == "Kustomization" && isText(version) && strings.HasPrefix(version.Value, "kustomize.toolkit.fluxcd.io/")
+}
+
+// argoImages finds the images that an Application of Argo CD, or the template of an ApplicationSet, gives to kustomize: each is
+// "[OLD=]NAME[:TAG][@DIGEST]". Source: the type KustomizeImage of argoproj.io/v1alpha1.
+func (f *placeFinder) argoImages(kustomize *yaml.Node) {
+	images := resolve(orNull(lookUp(kustomize, "images").value))
+	if images.Kind != yaml.SequenceNode {
+		return
+	}
+	for _, item := range images.Content {
+		node := resolve(item)
+		if !isText(node) {
+			continue
+		}
+		old, image, renamed := strings.Cut(node.Value, "=")
+		if !renamed {
+			old, image = splitImage(old).repository(), old
+		}
+		f.add(node, image, func(e *editor, image string, wanted imageName) error {
+			if !renamed && old == wanted.repository() {
+				return e.set(node, image)
+			}
+			return e.set(node, old+"="+image)
+		})
+	}
+}
+
+// argoParameters finds the images that an Application of Argo CD gives to Helm one value after the other: the parameters P.repository
+// with P.tag or P.digest, and P.registry, of whatever P. Source: the type HelmParameter of argoproj.io/v1alpha1.
+func (f *placeFinder) argoParameters(helm *yaml.Node) {
+	parameters := resolve(orNull(lookUp(helm, "parameters").value))
+	if parameters.Kind != yaml.SequenceNode {
+		return
+	}
+	values := make(map[string]pair)
+	var repositories []string
+	for _, item := range parameters.Content {
+		name, value := lookUp(resolve(item), "name"), lookUp(resolve(item), "value")
+		if !isText(name.value) || !value.isScalar() {
+			continue
+		}
+		values[name.value.Value] = value
+		if prefix, ok := strings.CutSuffix(name.value.Value, "repository"); ok {
+			repositories = append(repositories, prefix)
+		}
+	}
+	for _, prefix := range repositories {
+		f.helmValues(values[prefix+"repository"], values[prefix+"registry"], values[prefix+"tag"], values[prefix+"digest"])
 	}
 }
 

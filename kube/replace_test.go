@@ -50,6 +50,16 @@ func TestReplaceImage(t *testing.T) {
 			"kind: Kustomization\nimages:\n- name: pay\n  newName: " + repository + " # where\n  digest: \"" + digest + "\" # which\n- name: redis\n  newTag: v7\n", 1},
 		{"kustomize with newTag", "images:\n  - newTag: v1\n    name: pay # it\nresources: []\n",
 			"images:\n  - digest: " + digest + "\n    name: pay # it\n    newName: " + repository + "\nresources: []\n", 1},
+		{"flux kustomization", "apiVersion: kustomize.toolkit.fluxcd.io/v1\nkind: Kustomization\nspec:\n  path: ./shop # here\n  images:\n  - name: pay\n    newTag: v1 # was\n",
+			"apiVersion: kustomize.toolkit.fluxcd.io/v1\nkind: Kustomization\nspec:\n  path: ./shop # here\n  images:\n  - name: pay\n    newName: " + repository + "\n    digest: " + digest + " # was\n", 1},
+		{"flux release", "apiVersion: helm.toolkit.fluxcd.io/v2\nkind: HelmRelease\nspec:\n  values:\n    image:\n      repository: shop/pay\n      tag: v1 # {\"$imagepolicy\": \"x\"}\n",
+			"apiVersion: helm.toolkit.fluxcd.io/v2\nkind: HelmRelease\nspec:\n  values:\n    image:\n      repository: " + repository + "\n      tag: " + digest[7:19] + "@" + digest + " # {\"$imagepolicy\": \"x\"}\n", 1},
+		{"argo kustomize images", "kind: Application\nspec:\n  source:\n    kustomize:\n      images:\n      - pay=old/shop/pay:v1 # a\n      - 'old.example.org/shop/pay:v1'\n      - " + repository + ":v1\n      - redis:7\n",
+			"kind: Application\nspec:\n  source:\n    kustomize:\n      images:\n      - pay=old/shop/pay:v1 # a\n      - 'old.example.org/shop/pay=" + image + "'\n      - " + image + "\n      - redis:7\n", 2},
+		{"argo helm parameters", "kind: Application\nspec:\n  sources:\n  - helm:\n      parameters:\n      - {name: replicas, value: \"2\"}\n      - name: web.image.tag\n        value: v1 # was\n      - name: web.image.repository\n        value: shop/pay\n",
+			"kind: Application\nspec:\n  sources:\n  - helm:\n      parameters:\n      - {name: replicas, value: \"2\"}\n      - name: web.image.tag\n        value: " + digest[7:19] + "@" + digest + " # was\n      - name: web.image.repository\n        value: " + repository + "\n", 1},
+		{"argo application set with values", "kind: ApplicationSet\nspec:\n  template:\n    spec:\n      source:\n        helm:\n          valuesObject:\n            image: {repository: shop/pay, digest: \"sha256:0\"}\n",
+			"kind: ApplicationSet\nspec:\n  template:\n    spec:\n      source:\n        helm:\n          valuesObject:\n            image: {repository: " + repository + ", digest: \"" + digest + "\"}\n", 1},
 		{"kustomize with digest", "images:\n- {name: " + repository + ", digest: 'sha256:0'}\n", "images:\n- {name: " + repository + ", digest: '" + digest + "'}\n", 1},
 		{"kustomize with an empty digest", "images:\n- name: " + repository + "\n  digest:   # none yet\n",
 			"images:\n- name: " + repository + "\n  digest: " + digest + "   # none yet\n", 1},
@@ -123,7 +133,8 @@ func FuzzReplaceImage(f *testing.F) {
 		"containers:\n- image: pay # x\n  name: a\n", "\ufeffcontainers: [{image: 'pay'}]\r\n", "a: &a pay\ncontainers: [{image: *a}, {<<: {image: pay}}]\n",
 		"kind: Kustomization\nimages:\n- name: pay\n- name: pay\n  newTag: v1\n", "images: [{name: shop/pay, newName: pay, digest: }]",
 		"image:\n  repository: pay\n  tag:\n---\nimage: {registry: a.b, repository: shop/pay, digest: ''}\n", "x: |\n  containers:\n  - image: pay\n",
-		"containers:\n- image: pay\u0085- image: pay\u2028", "? containers\n: - ? image\n    : pay\n", "containers: [{image: !!str &x \"pay\"}]",
+		"containers:\n- image: pay\u0085- image: pay\u2028", "kustomize: {images: [pay, a=pay, \"pay=x\"]}", "helm:\n  parameters:\n  - {name: repository, value: pay}\n  - {name: tag, value: ''}\n",
+		"apiVersion: kustomize.toolkit.fluxcd.io/v1\nkind: Kustomization\nspec: {images: [{name: pay}]}", "? containers\n: - ? image\n    : pay\n", "containers: [{image: !!str &x \"pay\"}]",
 	} {
 		f.Add([]byte(seed))
 	}
