@@ -62,7 +62,7 @@ func newAPIServer(t testing.TB) *apiServer {
 		kinds: map[string][]metav1.APIResource{
 			"v1": {resource("Namespace", "namespaces", false), resource("ConfigMap", "configmaps", true), resource("Secret", "secrets", true), resource("Service", "services", true),
 				resource("Pod", "pods", true), resource("Pod", "pods/status", true), resource("ServiceAccount", "serviceaccounts", true)},
-			"apps/v1":                      {resource("Deployment", "deployments", true), resource("StatefulSet", "statefulsets", true)},
+			"apps/v1":                      {resource("Deployment", "deployments", true), resource("StatefulSet", "statefulsets", true), resource("DaemonSet", "daemonsets", true)},
 			"batch/v1":                     {resource("Job", "jobs", true)},
 			"rbac.authorization.k8s.io/v1": {resource("ClusterRole", "clusterroles", false)},
 			"apiextensions.k8s.io/v1":      {resource("CustomResourceDefinition", "customresourcedefinitions", false)},
@@ -146,7 +146,7 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	switch {
-	case !slices.ContainsFunc(known, func(k metav1.APIResource) bool { return k.Name == rest[0] && k.Namespaced == (namespace != "") }):
+	case !slices.ContainsFunc(known, func(k metav1.APIResource) bool { return k.Name == rest[0] && (k.Namespaced == (namespace != "") || len(rest) == 1) }):
 		http.NotFound(w, r)
 	case len(rest) == 1 && r.URL.Query().Get("watch") == "true":
 		s.watch(w, r)
@@ -346,7 +346,9 @@ func (s *apiServer) store(path string, o *stored, existed bool) {
 		group, _, _ := unstructured.NestedString(u.Object, "spec", "group")
 		kind, _, _ := unstructured.NestedString(u.Object, "spec", "names", "kind")
 		plural, _, _ := unstructured.NestedString(u.Object, "spec", "names", "plural")
-		s.kinds[group+"/v1"] = append(s.kinds[group+"/v1"], metav1.APIResource{Kind: kind, Name: plural, Namespaced: true})
+		versions, _, _ := unstructured.NestedSlice(u.Object, "spec", "versions")
+		version := group + "/" + fmt.Sprint(versions[0].(map[string]any)["name"])
+		s.kinds[version] = append(s.kinds[version], metav1.APIResource{Kind: kind, Name: plural, Namespaced: true})
 		o.content["status"] = map[string]any{"conditions": []any{map[string]any{"type": "Established", "status": "True"}}}
 	}
 	kind := "ADDED"

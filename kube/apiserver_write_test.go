@@ -113,11 +113,19 @@ func (s *apiServer) collection(r *http.Request) []any {
 	for _, name := range slices.Sorted(maps.Keys(s.objects)) {
 		metadata := s.objects[name].content["metadata"].(map[string]any)
 		labels, _ := metadata["labels"].(map[string]any)
-		if path.Dir(name) == r.URL.Path && (!selected || labels[label] == value) {
+		if inCollection(name, r.URL.Path) && (!selected || labels[label] == value) {
 			items = append(items, s.objects[name].content)
 		}
 	}
 	return items
+}
+
+// inCollection reports whether an object is in a collection, which may be that of all namespaces.
+func inCollection(object, collection string) bool {
+	dir := path.Dir(object)
+	before, after, found := strings.Cut(dir, "/namespaces/")
+	_, plural, _ := strings.Cut(after, "/")
+	return dir == collection || found && before+"/"+plural == collection
 }
 
 func (s *apiServer) list(collection string) []unstructured.Unstructured {

@@ -20,6 +20,8 @@ type follower struct {
 	client *Client
 	object *Object
 	around *surroundings
+	// status judges the live object, and tell is told of each new result.
+	status func(*unstructured.Unstructured) Result
 	tell   func(Result)
 
 	mu      sync.Mutex
@@ -27,7 +29,7 @@ type follower struct {
 	lastErr error
 	told    string
 	toldAt  time.Time
-	status  string // the part of the message that is of its own status
+	own     string // the part of the message that is of its own status
 	done    atomic.Bool
 	// rolled is whether it was not current at some time, and currentSince since when it is.
 	rolled       bool
@@ -38,7 +40,8 @@ type follower struct {
 	since        map[string]time.Time // when a pod's trouble was seen first
 	diagnosis    *Diagnosis
 	stop         context.CancelFunc
-	watching     bool
+	begun        bool // watching around it
+	watching     bool // its pods too
 }
 
 // state is the last result with the trouble there was in reading it.
@@ -139,9 +142,9 @@ func (f *follower) judge(ctx context.Context, around *sync.WaitGroup, u *unstruc
 	if f.finished() {
 		return false
 	}
-	if !f.watching && f.around.watches(u) {
-		f.watching = true
-		around.Go(func() { f.watchPods(ctx, u) })
+	if !f.begun {
+		f.begun, f.watching = true, f.around.watches(u)
+		around.Go(func() { f.watchAround(ctx, u) })
 	}
 	return true
 }
@@ -159,7 +162,7 @@ func (f *follower) reassess(now time.Time) {
 
 // assess judges the workload by its own status and, while that is open, by its pods.
 func (f *follower) assess(now time.Time) {
-	r := f.settled(Status(f.live), now)
+	r := f.settled(f.status(f.live), now)
 	seen, ok := live{f.live}.number("status", "observedGeneration")
 	if r.State == Current || !f.watching || ok && seen < f.live.GetGeneration() {
 		f.set(r)
@@ -178,12 +181,12 @@ func (f *follower) assess(now time.Time) {
 		r = failed("its pods cannot run: %s", v.worst.Reason)
 	case r.State == InProgress && v.waits != "":
 		r.Message += "; " + v.waits
-		if status == f.status && now.Sub(f.toldAt) < tellTime {
+		if status == f.own && now.Sub(f.toldAt) < tellTime {
 			f.last = r // told with the next tick
 			return
 		}
 	}
-	f.status = status
+	f.own = status
 	f.set(r)
 }
 

@@ -155,18 +155,21 @@ func (s *surroundings) warn(err error) {
 	}
 }
 
-// watchPods watches a workload's pods, and what makes them, until ctx ends.
-func (f *follower) watchPods(ctx context.Context, u *unstructured.Unstructured) {
-	f.around.watchEvents(f.namespace())
+// watchAround watches a workload's pods, and what makes them, until ctx ends, and has what is only a matter of time assessed anew.
+func (f *follower) watchAround(ctx context.Context, u *unstructured.Unstructured) {
+	workload := f.around.watches(u)
+	if workload {
+		f.around.watchEvents(f.namespace())
+	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	if selector, err := podSelector(u); u.GetKind() != "Pod" && err == nil && selector != "" {
+	if selector, err := podSelector(u); workload && u.GetKind() != "Pod" && err == nil && selector != "" {
 		wg.Go(func() { f.collect(ctx, pods, selector, &f.pods) })
 		if u.GetKind() == "Deployment" {
 			wg.Go(func() { f.collect(ctx, replicaSets, selector, &f.sets) })
 		}
 	}
-	tick := time.NewTicker(tellTime) // what is only a matter of time
+	tick := time.NewTicker(tellTime)
 	defer tick.Stop()
 	for {
 		select {

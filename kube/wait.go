@@ -81,32 +81,39 @@ func (c *Client) Wait(ctx context.Context, objects []*Object, o WaitOptions) err
 	if o.Timeout == 0 {
 		o.Timeout = defaultTimeout
 	}
+	var followers []*follower
+	for _, object := range objects {
+		if waitsFor(object) {
+			followers = append(followers, &follower{client: c, object: object, status: Status})
+		}
+	}
+	return c.wait(ctx, followers, objects, o)
+}
+
+// wait waits for what is followed. objects are those of the whole release.
+func (c *Client) wait(ctx context.Context, followers []*follower, objects []*Object, o WaitOptions) error {
 	waitCtx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
-
-	var telling sync.Mutex
-	var workloads []*follower
 	aroundCtx, forget := context.WithCancel(waitCtx)
+	defer forget()
 	around := newSurroundings(aroundCtx, c, objects)
-	for _, object := range objects {
-		if !waitsFor(object) {
-			continue
-		}
-		workloads = append(workloads, &follower{client: c, object: object, around: around, tell: func(r Result) {
+	around.followers = followers
+	var telling sync.Mutex
+	for _, f := range followers {
+		f.around, f.tell = around, func(r Result) {
 			telling.Lock()
 			defer telling.Unlock()
-			zerolog.Ctx(ctx).Info().Str("object", object.String()).Str("state", string(r.State)).Msg(r.Message)
+			zerolog.Ctx(ctx).Info().Str("object", f.object.String()).Str("state", string(r.State)).Msg(r.Message)
 			if o.Progress != nil {
-				o.Progress(object, r)
+				o.Progress(f.object, r)
 			}
-		}})
+		}
 	}
-	around.followers = workloads
 	var wg sync.WaitGroup
-	errs := make([]error, len(workloads))
-	for i, w := range workloads {
+	errs := make([]error, len(followers))
+	for i, f := range followers {
 		wg.Go(func() {
-			if errs[i] = w.follow(waitCtx); errs[i] != nil {
+			if errs[i] = f.follow(waitCtx); errs[i] != nil {
 				cancel() // the others need not be waited for
 			}
 		})
@@ -117,7 +124,7 @@ func (c *Client) Wait(ctx context.Context, objects []*Object, o WaitOptions) err
 	if ctx.Err() == nil {
 		around.look(ctx, errs)
 	}
-	if err := waitError(ctx, waitCtx, o.Timeout, workloads, errs); err != nil {
+	if err := waitError(ctx, waitCtx, o.Timeout, followers, errs); err != nil {
 		if ctx.Err() == nil {
 			around.account(ctx, err)
 		}
@@ -167,7 +174,7 @@ const definitionTime = 30 * time.Second
 func (c *Client) awaitDefinition(ctx context.Context, o *Object) error {
 	ctx, cancel := context.WithTimeout(ctx, definitionTime)
 	defer cancel()
-	f := &follower{client: c, object: o, around: newSurroundings(ctx, c, nil), tell: func(Result) {}}
+	f := &follower{client: c, object: o, status: Status, around: newSurroundings(ctx, c, nil), tell: func(Result) {}}
 	if err := f.follow(ctx); err != nil {
 		return fmt.Errorf("waiting for the API server to take it in: %s: %w", f.state().Message, err)
 	}
