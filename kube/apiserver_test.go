@@ -146,7 +146,9 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	switch {
-	case !slices.ContainsFunc(known, func(k metav1.APIResource) bool { return k.Name == rest[0] && (k.Namespaced == (namespace != "") || len(rest) == 1) }):
+	case !slices.ContainsFunc(known, func(k metav1.APIResource) bool {
+		return k.Name == rest[0] && (k.Namespaced == (namespace != "") || len(rest) == 1)
+	}):
 		http.NotFound(w, r)
 	case len(rest) == 1 && r.URL.Query().Get("watch") == "true":
 		s.watch(w, r)

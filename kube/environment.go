@@ -47,6 +47,8 @@ type Release struct {
 type Commit struct {
 	// Hash is the commit, or the branch's newest one where nothing was to change.
 	Hash string
+	// Image is the one that the environment holds now, by digest.
+	Image string
 	// Files are those that changed, as paths in the repository with slashes, sorted.
 	Files []string
 	// Diff is what changed, as git shows it.
@@ -182,14 +184,14 @@ func (e Environment) commit(ctx context.Context, g *gitClone, image string, want
 	}
 	if len(files) == 0 {
 		head, err := g.head(ctx)
-		return Commit{Hash: head}, err
+		return Commit{Hash: head, Image: image}, err
 	}
 	diff, err := g.diff(ctx, files)
 	if err != nil {
 		return Commit{}, err
 	}
 	hash, err := g.commit(ctx, message, files)
-	return Commit{Hash: hash, Files: files, Diff: diff, Changed: true}, err
+	return Commit{Hash: hash, Image: image, Files: files, Diff: diff, Changed: true}, err
 }
 
 func (r Release) message() string {

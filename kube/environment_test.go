@@ -122,7 +122,7 @@ func TestDeploy(t *testing.T) {
 
 	again, err := environment.Deploy(t.Context(), release("pay"))
 	require.NoError(t, err)
-	assert.Equal(t, kube.Commit{Hash: commit.Hash}, again, "a second time changes nothing")
+	assert.Equal(t, kube.Commit{Hash: commit.Hash, Image: image}, again, "a second time changes nothing")
 	assert.Equal(t, commit.Hash, git(t, repository, "rev-parse", "main"))
 	requireEmpty(t, tmp)
 }

@@ -108,8 +108,9 @@ type DeploySettings struct {
 	// Rollback is when a deployment to the cluster is rolled back: "on failure" or "never". Environment: DEPLOY_ROLLBACK.
 	// Default: on failure in CI, never elsewhere, where somebody wants to look at what failed.
 	Rollback string
-	// RollbackTo is the revision that Rollback goes back to. Environment: ROLLBACK_TO. Default: the one before what is live.
-	RollbackTo int
+	// RollbackTo is what Rollback goes back to: the number of a revision of the cluster; or, with Environment, a digest
+	// ("sha256:…") or one of its commits. Environment: ROLLBACK_TO. Default: what was live before.
+	RollbackTo string
 	// KeepRemoved leaves in the cluster what an earlier deployment applied and the manifests do not name any more.
 	// Environment: DEPLOY_KEEP_REMOVED. Default: false, and it is deleted.
 	KeepRemoved bool
@@ -124,6 +125,16 @@ type DeploySettings struct {
 	EnvironmentBranch string
 	// EnvironmentPath is the service's file or folder in it. Environment: ENVIRONMENT_PATH. Default: all of it.
 	EnvironmentPath string
+	// Wait is whether a deployment by commit waits until the commit is live in the cluster: auto (where a context or
+	// KUBECONFIG_DATA says which cluster), on, off. Environment: DEPLOY_WAIT. Default: auto.
+	Wait string
+	// PromoteFrom is the environment repository that Promote takes the image from. Environment: PROMOTE_FROM.
+	// Default: that of Environment, whose other branch or path it is then.
+	PromoteFrom string
+	// PromoteFromBranch is its branch. Environment: PROMOTE_FROM_BRANCH. Default: the repository's own.
+	PromoteFromBranch string
+	// PromoteFromPath is the file or folder in it. Environment: PROMOTE_FROM_PATH. Default: all of it.
+	PromoteFromPath string
 }
 
 var configured struct {

@@ -107,13 +107,17 @@ func resolve(s Service, getenv func(string) string) (Service, []Setting, []setti
 		slices.Reverse(rollback)
 	}
 	oneOf(r, &s.Deploy.Rollback, "Deploy.Rollback", "DEPLOY_ROLLBACK", rollback...)
-	value(r, &s.Deploy.RollbackTo, "Deploy.RollbackTo", "ROLLBACK_TO", 0, positiveNumber)
+	str(r, &s.Deploy.RollbackTo, "Deploy.RollbackTo", "ROLLBACK_TO", "")
 	value(r, &s.Deploy.KeepRemoved, "Deploy.KeepRemoved", "DEPLOY_KEEP_REMOVED", false, truth)
 	value(r, &s.Deploy.LogLines, "Deploy.LogLines", "LOG_LINES", 100, positiveNumber)
 	value(r, &s.Deploy.FollowLogs, "Deploy.FollowLogs", "LOG_FOLLOW", false, truth)
 	str(r, &s.Deploy.Environment, "Deploy.Environment", "ENVIRONMENT_REPOSITORY", "")
 	str(r, &s.Deploy.EnvironmentBranch, "Deploy.EnvironmentBranch", "ENVIRONMENT_BRANCH", "")
 	str(r, &s.Deploy.EnvironmentPath, "Deploy.EnvironmentPath", "ENVIRONMENT_PATH", "")
+	oneOf(r, &s.Deploy.Wait, "Deploy.Wait", "DEPLOY_WAIT", "auto", "on", "off")
+	str(r, &s.Deploy.PromoteFrom, "Deploy.PromoteFrom", "PROMOTE_FROM", s.Deploy.Environment)
+	str(r, &s.Deploy.PromoteFromBranch, "Deploy.PromoteFromBranch", "PROMOTE_FROM_BRANCH", "")
+	str(r, &s.Deploy.PromoteFromPath, "Deploy.PromoteFromPath", "PROMOTE_FROM_PATH", "")
 	return s, r.settings, r.errs
 }
 
@@ -190,7 +194,7 @@ func value[T comparable](r *resolver, p *T, name, env string, def T, parse func(
 		}
 	}
 	text := fmt.Sprint(*p)
-	if env == "ENVIRONMENT_REPOSITORY" {
+	if env == "ENVIRONMENT_REPOSITORY" || env == "PROMOTE_FROM" {
 		text = withoutLogin(text)
 	}
 	r.add(name, env, text, source)

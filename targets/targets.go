@@ -236,6 +236,6 @@ func testOptions(s Service) gotest.Options {
 func withoutCredentials(environ []string) []string {
 	return slices.DeleteFunc(environ, func(entry string) bool {
 		name, _, _ := strings.Cut(entry, "=")
-		return slices.Contains([]string{"REGISTRY_PASS", "KUBECONFIG_DATA", "ENVIRONMENT_REPOSITORY"}, name)
+		return slices.Contains([]string{"REGISTRY_PASS", "KUBECONFIG_DATA", "ENVIRONMENT_REPOSITORY", "PROMOTE_FROM"}, name)
 	})
 }

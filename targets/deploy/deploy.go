@@ -1,4 +1,4 @@
-// Package deploy holds the targets Deploy, Diff, Rollback, Status and Logs. It compiles what talks to a Kubernetes API server, which is why it is apart from
+// Package deploy holds the targets Deploy, Diff, Rollback, Promote, Status and Logs. It compiles what talks to a Kubernetes API server, which is why it is apart from
 // the light targets.
 package deploy
 
@@ -25,7 +25,8 @@ import (
 
 // Deploy deploys the image that Push pushed, by digest, and waits until it is known to be good.
 //
-// With ENVIRONMENT_REPOSITORY set it writes the digest into that git repository, commits and pushes. Else it applies the
+// With ENVIRONMENT_REPOSITORY set it writes the digest into that git repository, commits and pushes; where KUBE_CONTEXT or
+// KUBECONFIG_DATA names the cluster, it then waits until that commit is live there. Else it applies the
 // manifests (DEPLOY_MANIFESTS, the folder deploy) to the cluster that KUBECONFIG_DATA, KUBECONFIG or ~/.kube/config names
 // (KUBE_CONTEXT chooses among several): what changes is shown first, then applied server-side, and the rollout is waited for
 // (DEPLOY_TIMEOUT, 5m). A rollout that cannot succeed ends at once with the reason; DEPLOY_ROLLBACK="on failure", the
@@ -49,13 +50,13 @@ func Deploy(ctx context.Context) error {
 			}
 			if s.Deploy.Environment != "" {
 				_, err := targets.PushedImage(ctx, s)
-				return "write the image's digest into the environment repository, commit and push", err
+				return "write the image's digest into the environment repository, commit and push" + planWait(s), err
 			}
 			return planCluster(ctx, s)
 		})
 }
 
-func init() { stage.Known("deploy", "rollback", "diff", "status", "logs") }
+func init() { stage.Known("deploy", "rollback", "promote", "diff", "status", "logs") }
 
 func toCluster(ctx context.Context, s targets.Service) error {
 	// What can be wrong here is looked for before anything is built and pushed.
@@ -192,35 +193,6 @@ func connect(s targets.Service) (*kube.Client, error) {
 		}
 	}
 	return kube.Connect(config)
-}
-
-func byCommit(ctx context.Context, s targets.Service) error {
-	image, err := targets.PushedImage(ctx, s)
-	if err != nil {
-		return err
-	}
-	revision, err := revisionOf(ctx, s)
-	if err != nil {
-		return err
-	}
-	environment := kube.Environment{
-		URL:    s.Deploy.Environment,
-		Branch: s.Deploy.EnvironmentBranch,
-		Path:   s.Deploy.EnvironmentPath,
-	}
-	commit, err := environment.Deploy(ctx, kube.Release{Service: s.Name, Image: image, Revision: revision})
-	if err != nil {
-		return err
-	}
-	log := zerolog.Ctx(ctx)
-	if !commit.Changed {
-		log.Info().Str("commit", commit.Hash).Msg("the environment repository holds this image already, so nothing is committed")
-	} else {
-		log.Info().Str("commit", commit.Hash).Strs("files", commit.Files).Msg("committed to the environment repository")
-	}
-	stage.Made(ctx, commit.Hash)
-	stage.Output(ctx, "commit", commit.Hash)
-	return stage.Result(image)
 }
 
 // revisionOf is the commit that the image was built from, empty where that is not known.

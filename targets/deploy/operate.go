@@ -1,9 +1,11 @@
 package deploy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -17,20 +19,26 @@ import (
 
 // Rollback puts back the revision before the one that is live, or ROLLBACK_TO, and waits until it is live again. All of the
 // release is put back, not the workload alone; what came after it is deleted. Hooks do not run, so that a migrated database stays
-// migrated. `mage status` lists the revisions. The image that is live then is printed on stdout.
+// migrated. `mage status` lists the revisions. With ENVIRONMENT_REPOSITORY set it commits the image that the environment held before,
+// or ROLLBACK_TO, a digest or one of its commits. The image that is live then is printed on stdout.
 func Rollback(ctx context.Context) error {
 	return targets.RunStage(ctx, "rollback",
 		func(ctx context.Context, s targets.Service) error {
 			if err := targets.Publish(s); err != nil {
 				return err
 			}
+			if s.Deploy.Environment != "" {
+				return rollBackByCommit(ctx, s)
+			}
+			to, err := revisionNumber(s)
+			if err != nil {
+				return err
+			}
 			client, err := connect(s)
 			if err != nil {
 				return err
 			}
-			revision, err := client.Rollback(ctx, kube.RollbackOptions{
-				Name: releaseName(s.Name), To: s.Deploy.RollbackTo, Timeout: s.Deploy.Timeout,
-			})
+			revision, err := client.Rollback(ctx, kube.RollbackOptions{Name: releaseName(s.Name), To: to, Timeout: s.Deploy.Timeout})
 			if err != nil {
 				return err
 			}
@@ -39,12 +47,28 @@ func Rollback(ctx context.Context) error {
 			return stage.Result(revision.Image)
 		},
 		func(_ context.Context, s targets.Service) (string, error) {
-			to := "the revision before the one that is live"
-			if s.Deploy.RollbackTo > 0 {
-				to = fmt.Sprintf("revision %d", s.Deploy.RollbackTo)
+			if err := targets.Publish(s); err != nil {
+				return "", err
 			}
-			return "put back " + to, targets.Publish(s)
+			to := cmp.Or(s.Deploy.RollbackTo, "what was live before")
+			if s.Deploy.Environment != "" {
+				return "write " + to + " into the environment repository, commit and push" + planWait(s), nil
+			}
+			_, err := revisionNumber(s)
+			return "put back " + to, err
 		})
+}
+
+// revisionNumber is the revision of the cluster to go back to; zero for the one before.
+func revisionNumber(s targets.Service) (int, error) {
+	if s.Deploy.RollbackTo == "" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(s.Deploy.RollbackTo)
+	if err != nil || n <= 0 {
+		return 0, fmt.Errorf("the setting Deploy.RollbackTo (ROLLBACK_TO) is %q, which is no revision; write one of the numbers that `mage status` lists", s.Deploy.RollbackTo)
+	}
+	return n, nil
 }
 
 // Status prints what is deployed: the last deployment and how it ended, each object with its state, the pods, and the revisions that
