@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -20,6 +21,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/magefile/mage/mage"
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/grimoire-build/grimoire/internal/needs"
+	"github.com/grimoire-build/grimoire/internal/testcluster"
 )
 
 var update = flag.Bool("update", false, "write what the scripts print into their expectations")
@@ -46,7 +50,43 @@ func TestMain(m *testing.M) {
 	})
 }
 
-func TestScripts(t *testing.T) {
+func TestScripts(t *testing.T) { testscript.Run(t, parameters(t, "testdata")) }
+
+// Scripts for a real cluster: each has a namespace, and the image of a service that does as its environment says.
+func TestScriptsOnTheCluster(t *testing.T) {
+	kubeconfig, kubectl, image := needs.Cluster(t), needs.Kubectl(t), needs.App(t)
+	p := parameters(t, filepath.Join("testdata", "cluster"))
+	setup := p.Setup
+	p.Setup = func(e *testscript.Env) error {
+		if err := setup(e); err != nil {
+			return err
+		}
+		namespace := fmt.Sprintf("scripts-%08x", rand.Uint32())
+		run := func(args ...string) error {
+			out, err := exec.Command(kubectl, append([]string{"kubectl", "--kubeconfig", kubeconfig}, args...)...).CombinedOutput()
+			if err != nil {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+			return nil
+		}
+		e.Defer(func() {
+			if err := run("delete", "namespace", namespace, "--wait=false"); err != nil {
+				t.Error(err)
+			}
+		})
+		for name, value := range map[string]string{
+			"KUBECONFIG": kubeconfig, "KUBE_CONTEXT": testcluster.ContextName, "KUBE_NAMESPACE": namespace, "DEPLOY_IMAGE": image,
+		} {
+			e.Setenv(name, value)
+		}
+		return run("create", "namespace", namespace)
+	}
+	testscript.Run(t, p)
+}
+
+// parameters are those of the scripts in a folder.
+func parameters(t *testing.T, dir string) testscript.Params {
+	t.Helper()
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
@@ -59,8 +99,8 @@ func TestScripts(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata",
+	return testscript.Params{
+		Dir:                 dir,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		UpdateScripts:       *update,
@@ -84,7 +124,7 @@ func TestScripts(t *testing.T) {
 			"registry": serveRegistry,
 			"commit":   commit,
 		},
-	})
+	}
 }
 
 // compile compiles the magefile of a service with default settings.
