@@ -364,6 +364,12 @@ func TestClusterWaitsThroughCutConnections(t *testing.T) {
 // cutter leads to an address, and cuts all connections every 150 ms.
 func cutter(t *testing.T, address string) net.Listener {
 	t.Helper()
+	return cutterEvery(t, address, func() time.Duration { return 150 * time.Millisecond })
+}
+
+// cutterEvery is cutter with another time between two cuts.
+func cutterEvery(t *testing.T, address string, pause func() time.Duration) net.Listener {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	var mu sync.Mutex
@@ -381,10 +387,7 @@ func cutter(t *testing.T, address string) net.Listener {
 		cut()
 	})
 	go func() {
-		tick := time.NewTicker(150 * time.Millisecond)
-		defer tick.Stop()
-		for t.Context().Err() == nil {
-			<-tick.C
+		for sleepFor(t.Context(), pause()) {
 			cut()
 		}
 	}()

@@ -209,6 +209,27 @@ func prepare(ctx context.Context, n *Node) (c sandbox.Config, admin func(server 
 	return c, admin, err
 }
 
+// RestartFile is the file in the cluster's folder that asks for the API server to be restarted.
+const RestartFile = "restart-apiserver"
+
+// RestartAPIServer kills the API server and has it started anew. It returns when the old one is gone.
+func (c *Cluster) RestartAPIServer(ctx context.Context) error {
+	file := filepath.Join(c.Dir, RestartFile)
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		return err
+	}
+	for {
+		if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
 // Stop ends the cluster, and returns when nothing of it is left.
 func (c *Cluster) Stop() error { return c.sandbox.Stop() }
 

@@ -85,3 +85,27 @@ func TestControlPlane(t *testing.T) {
 	require.NoError(t, c.Stop())
 	nothingLeft()
 }
+
+func TestRestartAPIServer(t *testing.T) {
+	needs.Node(t)
+	c, err := testcluster.Start(t.Context(), testcluster.Options{})
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, c.Stop()) })
+	kubectl(t, c, "create", "configmap", "kept")
+	began := kubectl(t, c, "get", "--raw", "/metrics")
+	for range 3 {
+		require.NoError(t, c.RestartAPIServer(t.Context()))
+		require.Eventually(t, func() bool {
+			return exec.Command(c.Kubernetes, "kubectl", "--kubeconfig", c.Kubeconfig, "get", "--raw", "/readyz").Run() == nil
+		}, time.Minute, 100*time.Millisecond)
+	}
+	assert.Contains(t, kubectl(t, c, "get", "configmap", "kept"), "kept")
+	assert.NotEqual(t, startOf(began), startOf(kubectl(t, c, "get", "--raw", "/metrics")))
+}
+
+// startOf is when a process began, from its metrics.
+func startOf(metrics string) string {
+	_, after, _ := strings.Cut(metrics, "\nprocess_start_time_seconds ")
+	line, _, _ := strings.Cut(after, "\n")
+	return line
+}

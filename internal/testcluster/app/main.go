@@ -6,16 +6,23 @@
 //	UNREADY       GET /ready answers 503, for ever or for as many seconds
 //	SICK          GET /live answers 500
 //	RUN           exit with EXIT after this many seconds
+//	LOAD          ask this URL all the time, each time by a new connection, and tell of it by GET /load: how often, how often in
+//	              vain, and why at last
+//	DRAIN         take this many milliseconds after SIGTERM until no connection is taken any more; default 1000
 //	ALLOCATE      take this many MiB of memory at once
 package main
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/signal"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -56,6 +63,13 @@ func main() {
 			http.Error(w, "sick", http.StatusInternalServerError)
 		}
 	})
+	if url := os.Getenv("LOAD"); url != "" {
+		load := &load{url: url}
+		for range 4 {
+			go load.run()
+		}
+		mux.Handle("GET /load", load)
+	}
 	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, _ *http.Request) {
 		if !warm() || draining.Load() {
 			http.Error(w, "not ready", http.StatusServiceUnavailable)
@@ -68,11 +82,64 @@ func main() {
 	go func() {
 		<-ctx.Done()
 		draining.Store(true)
-		time.Sleep(time.Second) // so that nobody is sent here any more
+		time.Sleep(drain()) // so that nobody is sent here any more
 		_ = server.Shutdown(context.Background())
 	}()
 	if err := server.ListenAndServe(); err != http.ErrServerClosed {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+func drain() time.Duration {
+	if n, err := strconv.Atoi(os.Getenv("DRAIN")); err == nil {
+		return time.Duration(n) * time.Millisecond
+	}
+	return time.Second
+}
+
+// load asks a URL all the time.
+type load struct {
+	url string
+
+	mu            sync.Mutex
+	Asked, Failed int
+	Last          string
+}
+
+func (l *load) run() {
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	for {
+		err := ask(client, l.url)
+		l.mu.Lock()
+		l.Asked++
+		if err != nil {
+			l.Failed++
+			l.Last = err.Error()
+		}
+		l.mu.Unlock()
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func ask(client *http.Client, url string) error {
+	resp, err := client.Get(url)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(resp.Status)
+	}
+	return nil
+}
+
+// ServeHTTP tells how it went.
+func (l *load) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_ = json.NewEncoder(w).Encode(l)
 }

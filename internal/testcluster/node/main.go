@@ -16,6 +16,7 @@ import (
 	"os/signal"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -47,10 +48,17 @@ func main() {
 
 type cluster struct {
 	testcluster.Node
-	client   *http.Client
-	programs []*exec.Cmd
-	ended    chan error
-	waits    []chan struct{}
+	client    *http.Client
+	programs  []*running
+	ended     chan error
+	apiServer *running
+}
+
+// running is a program that was started.
+type running struct {
+	*exec.Cmd
+	waited   chan struct{}
+	expected atomic.Bool // to end
 }
 
 // say writes a step, or the error that was the last one.
@@ -71,12 +79,37 @@ func (c *cluster) run(ctx context.Context) error {
 		return err
 	}
 	c.say(testcluster.Ready, nil)
-	select {
-	case err := <-c.ended:
-		return err
-	case <-ctx.Done():
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-c.ended:
+			return err
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if err := c.restartIfAsked(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// restartIfAsked kills the API server and starts it anew, where a file asks for that.
+func (c *cluster) restartIfAsked() error {
+	if err := os.Remove(c.Path(testcluster.RestartFile)); err != nil {
 		return nil
 	}
+	c.apiServer.expected.Store(true)
+	_ = c.apiServer.Process.Kill()
+	<-c.apiServer.waited
+	return c.startAPIServer()
+}
+
+func (c *cluster) startAPIServer() error {
+	err := c.start(c.Kubernetes, c.APIServer())
+	c.apiServer = c.programs[len(c.programs)-1]
+	return err
 }
 
 func (c *cluster) up(ctx context.Context) error {
@@ -93,7 +126,7 @@ func (c *cluster) up(ctx context.Context) error {
 	if err := c.start(c.Kubernetes, c.Etcd()); err != nil {
 		return err
 	}
-	if err := c.start(c.Kubernetes, c.APIServer()); err != nil {
+	if err := c.startAPIServer(); err != nil {
 		return err
 	}
 	if err := c.await(ctx, "the API server answers", c.answers("/readyz")); err != nil {
@@ -194,11 +227,14 @@ func (c *cluster) start(program string, args []string) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting %s: %w", name, err)
 	}
-	waited := make(chan struct{})
-	c.programs, c.waits = append(c.programs, cmd), append(c.waits, waited)
+	p := &running{Cmd: cmd, waited: make(chan struct{})}
+	c.programs = append(c.programs, p)
 	go func() {
 		err := cmd.Wait()
-		close(waited)
+		close(p.waited)
+		if p.expected.Load() {
+			return
+		}
 		data, _ := os.ReadFile(c.Path("logs", name))
 		c.ended <- fmt.Errorf("%s has ended: %v; the end of its log: %s", name, err, data[max(0, len(data)-2000):])
 	}()
@@ -209,7 +245,7 @@ func (c *cluster) start(program string, args []string) error {
 func (c *cluster) stop() {
 	for i := len(c.programs) - 1; i >= 0; i-- {
 		_ = c.programs[i].Process.Kill() // nothing of theirs is kept
-		<-c.waits[i]
+		<-c.programs[i].waited
 	}
 }
 
