@@ -24,7 +24,7 @@ func (c *realCluster) versions() []string {
 	c.t.Helper()
 	var versions []string
 	for _, pod := range c.pods() {
-		if pod.Metadata.DeletionTimestamp == "" {
+		if pod.Metadata.DeletionTimestamp == "" && pod.Status.Phase == "Running" {
 			versions = append(versions, c.run("get", "--raw", "/api/v1/namespaces/"+c.namespace+"/pods/"+pod.Metadata.Name+":8080/proxy/"))
 		}
 	}

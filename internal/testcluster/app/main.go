@@ -1,6 +1,7 @@
 // Command app is a service that behaves as well or as badly as its environment says:
 //
 //	VERSION       what GET / answers
+//	PORT          listen there; default 8080
 //	EXIT          exit with this code at once
 //	EXIT_ONCE     exit with code 1, unless this file is there, which it makes
 //	UNREADY       GET /ready answers 503, for ever or for as many seconds
@@ -13,6 +14,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -76,7 +78,7 @@ func main() {
 		}
 	})
 	mux.HandleFunc("GET /", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, os.Getenv("VERSION")) })
-	server := &http.Server{Addr: ":8080", Handler: mux, ReadHeaderTimeout: time.Minute}
+	server := &http.Server{Addr: ":" + cmp.Or(os.Getenv("PORT"), "8080"), Handler: mux, ReadHeaderTimeout: time.Minute}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	go func() {
