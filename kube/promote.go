@@ -183,7 +183,8 @@ type Return struct {
 }
 
 // Rollback brings an environment back to an image that it held before, by a new commit that changes the image alone: what others have
-// committed since stays. It looks back a thousand commits, and pushes as Deploy does it.
+// committed since stays. It looks back a thousand commits, and pushes as Deploy does it. That somebody has deployed another image of the
+// service while it did so is an error, unless the return says where to.
 func (e Environment) Rollback(ctx context.Context, r Return) (Commit, error) {
 	remote, err := parseRemote(e.URL)
 	if err != nil {
@@ -194,9 +195,19 @@ func (e Environment) Rollback(ctx context.Context, r Return) (Commit, error) {
 		err = fmt.Errorf("%q is neither a digest nor a commit", r.To)
 	}
 	var commit Commit
+	var left string // the image to go away from
 	if err == nil {
 		commit, err = e.change(ctx, remote, func(ctx context.Context, g *gitClone) (Commit, error) {
-			return e.rollback(ctx, g, r)
+			now, err := e.held(ctx, g, r.Repository)
+			if err != nil {
+				return Commit{}, err
+			}
+			// The image before theirs is the one that was to go.
+			if r.To == "" && left != "" && splitImage(now.image).digest != splitImage(left).digest {
+				return Commit{}, fmt.Errorf("somebody has deployed %s in the meantime; look at it, and roll back again if it is to go", now.image)
+			}
+			left = now.image
+			return e.rollback(ctx, g, r, now)
 		})
 	}
 	if err != nil {
@@ -205,11 +216,7 @@ func (e Environment) Rollback(ctx context.Context, r Return) (Commit, error) {
 	return commit, nil
 }
 
-func (e Environment) rollback(ctx context.Context, g *gitClone, r Return) (Commit, error) {
-	now, err := e.held(ctx, g, r.Repository)
-	if err != nil {
-		return Commit{}, err
-	}
+func (e Environment) rollback(ctx context.Context, g *gitClone, r Return, now holding) (Commit, error) {
 	if err := g.deepen(ctx); err != nil {
 		return Commit{}, err
 	}
