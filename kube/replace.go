@@ -19,8 +19,8 @@ import (
 // kustomization, also one of Flux, which get the digest in place of newTag, and the newName where their name is not the
 // repository's; in Helm values, also those within a HelmRelease of Flux or an Application of Argo CD, a mapping "image" with a repository
 // and a digest or a tag; and what an Application gives to kustomize ("images") and to Helm ("parameters", such as image.repository
-// and image.tag). The digest goes into digest, or else into the tag, as "tag@sha256:…" with the beginning of the digest for the tag
-// where image has none. Values that are one text in YAML are not looked into.
+// and image.tag), and as values in one text. The digest goes into digest, or else into the tag, as "tag@sha256:…" with the beginning of the
+// digest for the tag where image has none. No other text in YAML is looked into, such as a patch or the content of a ConfigMap.
 //
 // It is an error if the file is not YAML, or if a place is written in a way that it cannot be replaced in, on several lines
 // for example. No place at all is no error.
@@ -111,6 +111,7 @@ func imagePlaces(name string, file []byte) ([]imagePlace, error) {
 type placeFinder struct {
 	source Source
 	places []imagePlace
+	inText bool // which a text in it is not looked into again
 }
 
 func (f *placeFinder) add(node *yaml.Node, image string, set func(*editor, string, imageName) error) {
@@ -135,6 +136,7 @@ func (f *placeFinder) walk(node *yaml.Node, depth int) error {
 				f.argoImages(value)
 			case "helm":
 				f.argoParameters(value)
+				f.argoValues(value)
 			}
 		}
 	}
@@ -219,25 +221,29 @@ func (f *placeFinder) kustomization(root *yaml.Node) {
 		return
 	}
 	for _, item := range images.Content {
-		entry := resolve(item)
-		name, newName := lookUp(entry, "name"), lookUp(entry, "newName")
-		newTag, digest := lookUp(entry, "newTag"), lookUp(entry, "digest")
-		if !isText(name.value) || kind == nil && !newName.isScalar() && !newTag.isScalar() && !digest.isScalar() {
-			continue
-		}
-		image := name.value.Value
-		if isText(newName.value) {
-			image = newName.value.Value
-		}
-		if digest.isScalar() {
-			image = withDigest(image, digest.value)
-		} else if newTag.isScalar() && !isNull(newTag.value) && newTag.value.Value != "" {
-			image += ":" + newTag.value.Value
-		}
-		f.add(entry, image, func(e *editor, _ string, wanted imageName) error {
-			return setKustomizeImage(e, entry, wanted)
-		})
+		f.kustomizeImage(resolve(item), kind != nil)
 	}
+}
+
+// kustomizeImage finds the image of an entry of kustomize; where it is not certain that it is one, by more than its name.
+func (f *placeFinder) kustomizeImage(entry *yaml.Node, certain bool) {
+	name, newName := lookUp(entry, "name"), lookUp(entry, "newName")
+	newTag, digest := lookUp(entry, "newTag"), lookUp(entry, "digest")
+	if !isText(name.value) || !certain && !newName.isScalar() && !newTag.isScalar() && !digest.isScalar() {
+		return
+	}
+	image := name.value.Value
+	if isText(newName.value) {
+		image = newName.value.Value
+	}
+	if digest.isScalar() {
+		image = withDigest(image, digest.value)
+	} else if newTag.isScalar() && !isNull(newTag.value) && newTag.value.Value != "" {
+		image += ":" + newTag.value.Value
+	}
+	f.add(entry, image, func(e *editor, _ string, wanted imageName) error {
+		return setKustomizeImage(e, entry, wanted)
+	})
 }
 
 // isFlux reports whether a document is a Kustomization of Flux, whose images are below its spec. Source: the type KustomizationSpec of
@@ -248,7 +254,8 @@ func isFlux(root *yaml.Node) bool {
 }
 
 // argoImages finds the images that an Application of Argo CD, or the template of an ApplicationSet, gives to kustomize: each is
-// "[OLD=]NAME[:TAG][@DIGEST]". Source: the type KustomizeImage of argoproj.io/v1alpha1.
+// "[OLD=]NAME[:TAG][@DIGEST]". Source: the type KustomizeImage of argoproj.io/v1alpha1. A HelmRelease of Flux has them in the same
+// place, below postRenderers, as a kustomization does. Source: the type Kustomize of helm.toolkit.fluxcd.io/v2.
 func (f *placeFinder) argoImages(kustomize *yaml.Node) {
 	images := resolve(orNull(lookUp(kustomize, "images").value))
 	if images.Kind != yaml.SequenceNode {
@@ -256,6 +263,9 @@ func (f *placeFinder) argoImages(kustomize *yaml.Node) {
 	}
 	for _, item := range images.Content {
 		node := resolve(item)
+		if node.Kind == yaml.MappingNode {
+			f.kustomizeImage(node, false)
+		}
 		if !isText(node) {
 			continue
 		}
