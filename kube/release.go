@@ -421,7 +421,7 @@ func (d *deployment) replaceJob(ctx context.Context, u *unstructured.Unstructure
 			return err
 		}
 		if !sleep(ctx, firstPause) {
-			return fmt.Errorf("Job/%s is being deleted and does not go; see its finalizers", u.GetName())
+			return fmt.Errorf("deleting Job/%s: it does not go; see its finalizers", u.GetName())
 		}
 	}
 }
