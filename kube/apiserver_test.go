@@ -429,7 +429,11 @@ func (s *apiServer) live(path string) *unstructured.Unstructured {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	require.Contains(s.t, s.objects, path)
-	return &unstructured.Unstructured{Object: clone(s.objects[path].content)}
+	data, err := json.Marshal(s.objects[path].content)
+	require.NoError(s.t, err)
+	u := &unstructured.Unstructured{}
+	require.NoError(s.t, u.UnmarshalJSON(data)) // with the types that clients have
+	return u
 }
 
 func (s *apiServer) answerList(w http.ResponseWriter, r *http.Request) {

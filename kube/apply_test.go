@@ -106,8 +106,8 @@ spec: {template: {spec: {restartPolicy: Never, containers: [{name: migrate, imag
 	changes, err = client.Apply(t.Context(), objects[:1], kube.ApplyOptions{DryRun: true})
 	require.NoError(t, err)
 	assert.Equal(t, []string{"Deployment/pay configured"}, actions(changes))
-	replicas, _, _ := unstructured.NestedFloat64(s.live(pay).Object, "spec", "replicas")
-	assert.InDelta(t, 2, replicas, 0, "a dry run changes nothing")
+	replicas, _, _ := unstructured.NestedInt64(s.live(pay).Object, "spec", "replicas")
+	assert.EqualValues(t, 2, replicas, "a dry run changes nothing")
 
 	changes, err = client.Apply(t.Context(), objects[:1], kube.ApplyOptions{})
 	require.NoError(t, err)
@@ -156,8 +156,8 @@ func applyKeepsWhatOthersOwn(t *testing.T, s server) {
 	require.NoError(t, err)
 	pay := s.live("/apis/apps/v1/namespaces/" + s.name() + "/deployments/pay")
 	assert.Equal(t, "on", pay.GetAnnotations()["mesh"])
-	replicas, _, _ := unstructured.NestedFloat64(pay.Object, "spec", "replicas")
-	assert.InDelta(t, 2, replicas, 0)
+	replicas, _, _ := unstructured.NestedInt64(pay.Object, "spec", "replicas")
+	assert.EqualValues(t, 2, replicas)
 }
 
 // definition is of the kind Till in a group.

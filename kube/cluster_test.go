@@ -73,7 +73,7 @@ func (c *realCluster) name() string { return c.namespace }
 func (c *realCluster) live(path string) *unstructured.Unstructured {
 	c.t.Helper()
 	u := new(unstructured.Unstructured)
-	require.NoError(c.t, json.Unmarshal([]byte(c.run("get", "--raw", path)), &u.Object))
+	require.NoError(c.t, u.UnmarshalJSON([]byte(c.run("get", "--raw", path))))
 	return u
 }
 
