@@ -22,16 +22,19 @@ const (
 
 // yamlDocuments calls f with the root node of each document of a YAML stream, empty ones too.
 func yamlDocuments(file string, data []byte, f func(Source, *yaml.Node) error) error {
-	lines := &lineReader{rest: data}
+	// Files that were joined keep their marks, which the parser takes for a part of the first key.
+	data = bytes.ReplaceAll(data, []byte("\n\ufeff"), []byte("\n"))
+	lines := &lineReader{data: data}
 	decoder := yaml.NewDecoder(lines)
 	for source := (Source{File: file, Document: 1, Line: 1}); ; source.Document++ {
+		begun := max(lines.read, 1)
 		var document yaml.Node
 		err := decoder.Decode(&document)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
-			return yamlError(source, lines, err)
+			return yamlError(source.at(begun), lines, err)
 		}
 		root := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null"}
 		if len(document.Content) > 0 {
@@ -46,32 +49,44 @@ func yamlDocuments(file string, data []byte, f func(Source, *yaml.Node) error) e
 // lineReader hands out one line at a time. The parser names the line where what it could not parse begins, which can be the
 // first one of the file; how far it had read tells where it stumbled.
 type lineReader struct {
-	rest []byte
-	read int // lines
+	data   []byte
+	offset int
+	read   int // lines
 }
 
 func (r *lineReader) Read(p []byte) (int, error) {
-	if len(r.rest) == 0 {
+	if r.offset == len(r.data) {
 		return 0, io.EOF
 	}
-	line := r.rest
-	if end := bytes.IndexByte(line, '\n'); end >= 0 {
-		line = line[:end+1]
+	// No more than fits is searched, since a line may be of any length.
+	part := r.data[r.offset:min(r.offset+len(p), len(r.data))]
+	if end := bytes.IndexByte(part, '\n'); end >= 0 {
+		part = part[:end+1]
 	}
-	n := copy(p, line)
-	r.rest = r.rest[n:]
-	if n == len(line) {
+	r.offset += copy(p, part)
+	if part[len(part)-1] == '\n' || r.offset == len(r.data) {
 		r.read++
 	}
-	return n, nil
+	return len(part), nil
+}
+
+// template returns the line of the first "{{" from a line on, as far as was read; zero where there is none.
+func (r *lineReader) template(from int) int {
+	line := 0
+	for text := range bytes.Lines(r.data[:r.offset]) {
+		if line++; line >= from && bytes.Contains(text, []byte("{{")) {
+			return line
+		}
+	}
+	return 0
 }
 
 var yamlErrorLine = regexp.MustCompile(`^line (\d+): `)
 
-// yamlError returns the parser's error with the line in front. All of what the parser names is a place and a rule, never the
-// file's content.
+// yamlError returns the parser's error with the line in front, for a document that begins at source. All of what the parser
+// names is a place and a rule, never the file's content.
 func yamlError(source Source, lines *lineReader, err error) error {
-	text := strings.TrimPrefix(err.Error(), "yaml: ")
+	text, template := strings.TrimPrefix(err.Error(), "yaml: "), lines.template(source.Line)
 	source.Line = max(lines.read, 1)
 	if match := yamlErrorLine.FindStringSubmatch(text); match != nil {
 		text = strings.TrimPrefix(text, match[0])
@@ -83,8 +98,11 @@ func yamlError(source Source, lines *lineReader, err error) error {
 			text = fmt.Sprintf("%s (in what begins near line %d)", text, begin)
 		}
 	}
-	return &sourceError{Source: source, syntax: true,
-		err: fmt.Errorf("parsing YAML: %s; mend it there, or render the file first if it is a template", text)}
+	cure := "mend it there"
+	if template > 0 {
+		cure = fmt.Sprintf("mend it there, or render the file first if the {{ in line %d makes it a template", template)
+	}
+	return &sourceError{Source: source, syntax: true, err: fmt.Errorf("parsing YAML: %s; %s", text, cure)}
 }
 
 // jsonDocuments calls f with each value of a JSON stream. The YAML parser would take most JSON, but not "\ud83d\ude00".

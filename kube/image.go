@@ -3,30 +3,26 @@ package kube
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
 )
 
-// Replacement is a container whose image SetImage has set.
+// Replacement is a container, or a volume, whose image SetImage has set.
 type Replacement struct {
-	Object    *Object
-	Container string
+	Object *Object
+	// Container is the container's name, Volume the volume's; one of them is empty.
+	Container, Volume string
 	// From is the image in the manifest, To the one that was set in its place. They are the same where it was there already.
 	From, To string
 }
 
-// podSpecs are where objects have the specification of a pod: a Pod, what makes pods, and what makes Jobs. Going by the
-// place and not by the kind takes in what others define the same way.
-var podSpecs = [][]string{
-	{"spec"},
-	{"spec", "template", "spec"},
-	{"spec", "jobTemplate", "spec", "template", "spec"},
-}
-
-// SetImage sets image ("host/owner/name@sha256:…") in every container and init container of the objects whose image has the
-// same name, as MatchImage has it; what the containers are called does not matter. The others stay as they are. It is an
-// error if there is none, and if image is not named by its digest.
+// SetImage sets image ("host/owner/name@sha256:…") wherever the objects run an image of the same name, as MatchImage has it: in
+// the containers and init containers of whatever makes pods, wherever in it these lists are, since others define the like
+// under names of their own; and in the image volumes beside them, whose files have to be those of the containers. What
+// the containers are called does not matter. The others stay as they are, and so does a status. It is an error if there is none,
+// and if image is not named by its digest.
 func SetImage(objects []*Object, image string) ([]Replacement, error) {
 	wanted, err := parseImage(image)
 	if err != nil {
@@ -35,15 +31,14 @@ func SetImage(objects []*Object, image string) ([]Replacement, error) {
 	var replaced []Replacement
 	var others []foundImage
 	for _, o := range objects {
-		for _, container := range containers(o) {
-			from, _ := container["image"].(string)
+		for _, place := range imagesOf(o) {
+			from := place.image()
 			if !MatchImage(from, image) {
 				others = append(others, foundImage{from, o.Source.File})
 				continue
 			}
-			container["image"] = image
-			name, _ := container["name"].(string)
-			replaced = append(replaced, Replacement{Object: o, Container: name, From: from, To: image})
+			place.in[place.field] = image
+			replaced = append(replaced, Replacement{Object: o, Container: place.container, Volume: place.volume, From: from, To: image})
 		}
 	}
 	if len(replaced) == 0 {
@@ -52,21 +47,64 @@ func SetImage(objects []*Object, image string) ([]Replacement, error) {
 	return replaced, nil
 }
 
-// containers returns the containers of an object, to read and to change.
-func containers(o *Object) []map[string]any {
-	var found []map[string]any
-	for _, path := range podSpecs {
-		spec := o.Object
-		for _, field := range path {
-			spec, _ = spec[field].(map[string]any)
+// imageField is where an object names an image.
+type imageField struct {
+	in                map[string]any
+	field             string
+	container, volume string
+}
+
+// image is what the place names; empty where that is no text.
+func (f imageField) image() string {
+	image, _ := f.in[f.field].(string)
+	return image
+}
+
+// imagesOf returns the places of an object that name an image, those that come first in a pod first.
+func imagesOf(o *Object) []imageField {
+	var found []imageField
+	for _, field := range slices.Sorted(maps.Keys(o.Object)) {
+		if field != "metadata" && field != "status" {
+			found = append(found, imagesIn(map[string]any{field: o.Object[field]})...)
 		}
-		for _, field := range []string{"initContainers", "containers"} {
-			list, _ := spec[field].([]any)
-			for _, item := range list {
-				if container, ok := item.(map[string]any); ok {
-					found = append(found, container)
-				}
+	}
+	return found
+}
+
+func imagesIn(value any) []imageField {
+	var found []imageField
+	switch value := value.(type) {
+	case []any:
+		for _, item := range value {
+			found = append(found, imagesIn(item)...)
+		}
+	case map[string]any:
+		for _, list := range []string{"initContainers", "containers"} {
+			for _, container := range mappings(value[list]) {
+				name, _ := container["name"].(string)
+				found = append(found, imageField{in: container, field: "image", container: name})
 			}
+		}
+		for _, volume := range mappings(value["volumes"]) {
+			if source, ok := volume["image"].(map[string]any); ok {
+				name, _ := volume["name"].(string)
+				found = append(found, imageField{in: source, field: "reference", volume: name})
+			}
+		}
+		for _, field := range slices.Sorted(maps.Keys(value)) {
+			found = append(found, imagesIn(value[field])...)
+		}
+	}
+	return found
+}
+
+// mappings returns the mappings of a list.
+func mappings(value any) []map[string]any {
+	list, _ := value.([]any)
+	var found []map[string]any
+	for _, item := range list {
+		if mapping, ok := item.(map[string]any); ok {
+			found = append(found, mapping)
 		}
 	}
 	return found

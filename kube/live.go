@@ -365,7 +365,7 @@ func (c *Client) awaitUsers(ctx context.Context, image string, timeout time.Dura
 			}
 			err = c.list(ctx, r, c.namespace, metav1.ListOptions{}, func(u *unstructured.Unstructured) {
 				o := &Object{Unstructured: u}
-				if slices.ContainsFunc(containers(o), func(container map[string]any) bool { return runsRepository(container, image) }) {
+				if slices.ContainsFunc(imagesOf(o), func(f imageField) bool { return MatchImage(f.image(), image) }) {
 					found = append(found, &follower{client: c, object: o, status: func(u *unstructured.Unstructured) Result { return imageStatus(u, image) }})
 				}
 			})
@@ -386,17 +386,11 @@ func (c *Client) awaitUsers(ctx context.Context, image string, timeout time.Dura
 	}
 }
 
-func runsRepository(container map[string]any, image string) bool {
-	is, _ := container["image"].(string)
-	return MatchImage(is, image)
-}
-
 // imageStatus is the status of a workload that is to run an image.
 func imageStatus(u *unstructured.Unstructured, image string) Result {
-	for _, container := range containers(&Object{Unstructured: u}) {
-		is, _ := container["image"].(string)
-		if MatchImage(is, image) && splitImage(is).digest != splitImage(image).digest {
-			return inProgress("it runs %s, not yet %s", is, splitImage(image).digest)
+	for _, f := range imagesOf(&Object{Unstructured: u}) {
+		if is := f.image(); MatchImage(is, image) && splitImage(is).digest != splitImage(image).digest {
+			return inProgress("it runs %s, not yet %s", f.image(), splitImage(image).digest)
 		}
 	}
 	return Status(u)

@@ -1,9 +1,12 @@
 package kube
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -186,7 +189,7 @@ func loadFile(path string) ([]*Object, error) {
 // parse reads the objects of one file.
 func parse(path string, data []byte) ([]*Object, error) {
 	parseDocuments := yamlDocuments
-	if filepath.Ext(path) == ".json" {
+	if filepath.Ext(path) == ".json" || isJSON(data) {
 		parseDocuments = jsonDocuments
 	}
 	var objects []*Object
@@ -199,6 +202,21 @@ func parse(path string, data []byte) ([]*Object, error) {
 		return err
 	})
 	return objects, err
+}
+
+// isJSON reports whether a file of any name is JSON throughout. kubectl reads such a file as JSON, which has escapes that YAML has
+// not.
+func isJSON(data []byte) bool {
+	if trimmed := bytes.TrimLeft(data, "\ufeff \t\r\n"); len(trimmed) == 0 || trimmed[0] != '{' {
+		return false
+	}
+	decoder := json.NewDecoder(bytes.NewReader(bytes.TrimPrefix(data, []byte("\ufeff"))))
+	for {
+		var value json.RawMessage
+		if err := decoder.Decode(&value); err != nil {
+			return errors.Is(err, io.EOF)
+		}
+	}
 }
 
 // documentObjects returns the object, or the objects of the list, that a document holds.
@@ -243,6 +261,9 @@ func expand(source Source, node *yaml.Node, value any) ([]*Object, error) {
 		}
 		return nil, source.errorf("%s has no metadata.name that is a string; add one, in quotes where it looks like a number",
 			u.GetKind())
+	}
+	if strings.Contains(u.GetName(), "{{") {
+		return nil, source.errorf("the name of %s is a template; render the file first", u.GetKind())
 	}
 	if namespace, ok := metadata["namespace"]; ok {
 		if _, ok := namespace.(string); !ok {

@@ -111,7 +111,7 @@ func TestReplaceImageErrors(t *testing.T) {
 	tests := []struct{ name, file, image, want string }{
 		{"no digest", "", "shop/pay:v1", "is not an image by digest"},
 		{"no YAML", "a: [\nb: c\n", image, "replacing the image: line "},
-		{"template", "containers:\n{{- range .Values.x }}\n- image: pay\n{{ end }}\n", image, "render the file first if it is a template"},
+		{"template", "containers:\n{{- range .Values.x }}\n- image: pay\n{{ end }}\n", image, "render the file first if the {{ in line 2 makes it a template"},
 		{"folded", "a: b\ncontainers:\n- image: >-\n    pay\n", image, "line 3: document 1: the value is written over several lines or with escapes"},
 		{"literal", "containers:\n- image: |-\n    pay\n", image, "write it plainly, on one line"},
 		{"escapes", "containers:\n- image: \"p\\x61y\"\n", image, "write it plainly, on one line"},
