@@ -3,6 +3,7 @@ package kube
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -26,6 +27,7 @@ var (
 	argoApplication   = schema.GroupVersionKind{Group: "argoproj.io", Version: "v1alpha1", Kind: "Application"}
 	fluxRepository    = schema.GroupVersionKind{Group: "source.toolkit.fluxcd.io", Version: "v1", Kind: "GitRepository"}
 	fluxKustomization = schema.GroupVersionKind{Group: "kustomize.toolkit.fluxcd.io", Version: "v1", Kind: "Kustomization"}
+	fluxRelease       = schema.GroupVersionKind{Group: "helm.toolkit.fluxcd.io", Version: "v2", Kind: "HelmRelease"}
 )
 
 // WaitCommit waits until a commit of an environment is live in the cluster, and with it the image:
@@ -33,11 +35,14 @@ var (
 //   - Where an Application of Argo CD brings that repository, branch and path to the cluster, until it is synced to the commit, or to one
 //     on top of it, and healthy. A sync of it that fails, and a state that stays degraded, end the waiting with Argo's own words.
 //   - Where a Kustomization of Flux does, until it has applied such a commit and is ready. That it could not build, apply or see
-//     healthy what the commit holds ends the waiting with Flux's own words.
-//   - In both cases, and where neither is there, until the workloads in the client's namespace that run the image's repository run that
+//     healthy what the commit holds ends the waiting with Flux's own words. Where it cannot be fetched is told.
+//   - Where one of these, or a HelmRelease of Flux, names the image's repository in its own specification, until it names that image, and says
+//     so much of it.
+//   - In all cases, and where neither is there, until the workloads in the client's namespace that run the image's repository run that
 //     image, and are current as Wait has it.
 //
-// It is an error where there is none of these before the timeout. Errors are as Wait's are.
+// It is an error where there is none of these before the timeout, and where the login may see none of them, which is a *PermissionError at
+// once. What agents there are is looked up once, at the start. Errors are as Wait's are.
 func (c *Client) WaitCommit(ctx context.Context, e Environment, commit, image string, o WaitOptions) error {
 	if o.Timeout < 0 {
 		return fmt.Errorf("waiting for the commit: the timeout is %s; give one above zero", o.Timeout)
@@ -48,20 +53,20 @@ func (c *Client) WaitCommit(ctx context.Context, e Environment, commit, image st
 	if err != nil {
 		return fmt.Errorf("waiting for the commit: %w", err)
 	}
-	line := &lineage{environment: e, remote: remote, commit: commit, known: make(map[string]bool)}
+	line := &lineage{ctx: ctx, environment: e, remote: remote, commit: commit, known: make(map[string]bool)}
 	defer line.close()
-	agents, err := c.agents(ctx, e, remote, line, image)
+	agents, err := c.agents(ctx, line, image)
 	if err != nil {
 		return fmt.Errorf("waiting for the commit: %w", err)
 	}
-	for _, f := range agents {
+	for _, f := range agents.followers {
 		zerolog.Ctx(ctx).Info().Str("object", f.object.String()).Str("namespace", f.object.GetNamespace()).Msg("brings the repository to the cluster")
 	}
-	if err := c.wait(ctx, agents, nil, o); err != nil {
+	if err := c.wait(ctx, agents.followers, nil, o); err != nil {
 		return err
 	}
 	o.Timeout = max(time.Until(deadline), time.Second)
-	workloads, err := c.awaitUsers(ctx, image, o.Timeout, len(agents) > 0)
+	workloads, err := c.awaitUsers(ctx, image, o.Timeout, agents)
 	if err != nil {
 		return err
 	}
@@ -70,36 +75,50 @@ func (c *Client) WaitCommit(ctx context.Context, e Environment, commit, image st
 }
 
 // agents are what brings an environment to the cluster.
-func (c *Client) agents(ctx context.Context, e Environment, remote remote, line *lineage, image string) ([]*follower, error) {
-	var found []*follower
-	follow := func(u *unstructured.Unstructured, status func(*unstructured.Unstructured) Result) {
-		found = append(found, &follower{client: c, object: &Object{Unstructured: u}, status: status})
+type agents struct {
+	followers []*follower
+	// tellHealth is whether one of them says that what it has applied is healthy too.
+	tellHealth bool
+}
+
+func (c *Client) agents(ctx context.Context, line *lineage, image string) (agents, error) {
+	var found agents
+	follow := func(u *unstructured.Unstructured, tellsHealth bool, status func(*unstructured.Unstructured) Result) {
+		found.followers = append(found.followers, &follower{client: c, object: &Object{Unstructured: u}, status: status})
+		found.tellHealth = found.tellHealth || tellsHealth
 	}
 	applications, err := c.everywhere(ctx, argoApplication, "argocd")
 	if err != nil {
-		return nil, err
+		return agents{}, err
 	}
-	for _, u := range applications {
-		if argoBrings(u, e, remote) {
-			a := &argo{line: line, ctx: ctx, digest: splitImage(image).digest}
-			follow(u, a.status)
+	for _, u := range ofService(applications, line, image) {
+		follow(u, true, (&argo{line: line, image: image, foreign: !line.brings(u)}).status)
+	}
+	releases, err := c.everywhere(ctx, fluxRelease, "flux-system")
+	if err != nil {
+		return agents{}, err
+	}
+	for _, u := range releases {
+		if len(namedImages(u.Object, image)) > 0 {
+			follow(u, true, func(u *unstructured.Unstructured) Result { return releaseStatus(u, image) })
 		}
 	}
 	repositories, err := c.everywhere(ctx, fluxRepository, "flux-system")
 	if err != nil {
-		return nil, err
+		return agents{}, err
 	}
-	repositories = slices.DeleteFunc(repositories, func(u *unstructured.Unstructured) bool { return !fluxReads(u, e, remote) })
+	repositories = slices.DeleteFunc(repositories, func(u *unstructured.Unstructured) bool { return !line.isRead(u) })
 	if len(repositories) == 0 {
 		return found, nil
 	}
 	kustomizations, err := c.everywhere(ctx, fluxKustomization, "flux-system")
 	if err != nil {
-		return nil, err
+		return agents{}, err
 	}
 	for _, u := range kustomizations {
-		if fluxBrings(u, repositories, e) {
-			follow(u, (&flux{line: line, ctx: ctx}).status)
+		if source := fluxBrings(u, repositories, line.environment); source != nil {
+			checks, _, _ := unstructured.NestedSlice(u.Object, "spec", "healthChecks")
+			follow(u, live{u}.flag("spec", "wait") || len(checks) > 0, (&flux{line: line, image: image, source: c.reader(line.ctx, source)}).status)
 		}
 	}
 	return found, nil
@@ -135,11 +154,23 @@ func (c *Client) everywhere(ctx context.Context, gvk schema.GroupVersionKind, us
 	return found, nil
 }
 
-// sameRepository reports whether two URLs lead to one repository: whatever the scheme, the login, the port of ssh, and a ".git" at the
-// end.
-func sameRepository(a, b string) bool { return plainURL(a) == plainURL(b) }
+// sameRepository reports whether two URLs lead to one repository: whatever the scheme, the login, the case, and a ".git" at the end. Where
+// one is for ssh and the other is not, their ports differ anyway. Argo CD compares them in this way too (NormalizeGitURL).
+func sameRepository(a, b string) bool {
+	one, two := plainURL(a), plainURL(b)
+	if one.ssh != two.ssh {
+		one.port, two.port = "", ""
+	}
+	one.ssh, two.ssh = false, false
+	return one == two
+}
 
-func plainURL(raw string) string {
+type repositoryURL struct {
+	host, port, path string
+	ssh              bool
+}
+
+func plainURL(raw string) repositoryURL {
 	if !strings.Contains(raw, "://") {
 		if host, rest, ok := strings.Cut(raw, ":"); ok && !strings.ContainsAny(host, "/\\") {
 			raw = "ssh://" + host + "/" + rest // as ssh has it: user@host:path
@@ -147,13 +178,14 @@ func plainURL(raw string) string {
 	}
 	u, err := url.Parse(raw)
 	if err != nil {
-		return raw
+		return repositoryURL{path: raw}
 	}
-	host := strings.ToLower(u.Host)
-	if u.Scheme == "ssh" {
-		host = strings.ToLower(u.Hostname())
+	r := repositoryURL{host: strings.ToLower(u.Hostname()), port: u.Port(), ssh: strings.HasSuffix(u.Scheme, "ssh")}
+	if r.port == "443" || r.port == "80" || r.ssh {
+		r.port = "" // who uses two ports of ssh on one host has one repository behind them
 	}
-	return host + "/" + strings.Trim(strings.TrimSuffix(path.Clean("/"+u.Path), ".git"), "/")
+	r.path = strings.ToLower(strings.TrimSuffix(path.Clean("/"+u.Path), ".git"))
+	return r
 }
 
 // overlap reports whether one of two folders of a repository is in the other.
@@ -163,9 +195,67 @@ func overlap(a, b string) bool {
 	return a == "" || b == "" || a == b || strings.HasPrefix(a, b+"/") || strings.HasPrefix(b, a+"/")
 }
 
-// argoBrings reports whether an Application is about the environment. Source of the fields: the types ApplicationSpec and
+// ofService returns the Applications that are about the environment or name the image's repository. Where some are known to run that, others
+// of the environment that are known to run other things do not matter.
+func ofService(applications []*unstructured.Unstructured, line *lineage, image string) []*unstructured.Unstructured {
+	var found []*unstructured.Unstructured
+	known := false
+	for _, u := range applications {
+		if line.brings(u) || len(namedImages(u.Object, image)) > 0 {
+			found = append(found, u)
+			known = known || len(runImages(u, image)) > 0
+		}
+	}
+	return slices.DeleteFunc(found, func(u *unstructured.Unstructured) bool {
+		images, _, _ := unstructured.NestedStringSlice(u.Object, "status", "summary", "images")
+		return known && len(images) > 0 && len(runImages(u, image)) == 0 && len(namedImages(u.Object, image)) == 0
+	})
+}
+
+// runImages are the images of a repository that an Application's pods run.
+func runImages(u *unstructured.Unstructured, image string) []string {
+	images, _, _ := unstructured.NestedStringSlice(u.Object, "status", "summary", "images")
+	return slices.DeleteFunc(images, func(is string) bool { return !MatchImage(is, image) })
+}
+
+// namedImages are the images of a repository that an agent's specification names: what kustomize or Helm is to set.
+func namedImages(agent map[string]any, image string) []string {
+	data, err := json.Marshal(map[string]any{"apiVersion": agent["apiVersion"], "kind": agent["kind"], "spec": agent["spec"]})
+	if err != nil {
+		return nil
+	}
+	places, err := imagePlaces("", data)
+	if err != nil {
+		return nil
+	}
+	var named []string
+	for _, p := range places {
+		if MatchImage(p.image, image) {
+			named = append(named, p.image)
+		}
+	}
+	return named
+}
+
+// otherImage says that an agent's specification is still the one for another image.
+func otherImage(u *unstructured.Unstructured, image string) (Result, bool) {
+	for _, is := range namedImages(u.Object, image) {
+		if splitImage(is).digest != splitImage(image).digest {
+			return inProgress("it is to run %s, not yet %s", is, splitImage(image).digest), true
+		}
+	}
+	return Result{}, false
+}
+
+// unseen says that an agent's status is still the one of another specification.
+func unseen(u *unstructured.Unstructured) (Result, bool) {
+	seen, ok := live{u}.number("status", "observedGeneration")
+	return inProgress("the controller has seen generation %d, not yet %d", seen, u.GetGeneration()), ok && seen < u.GetGeneration()
+}
+
+// brings reports whether an Application is about the environment. Source of the fields: the types ApplicationSpec and
 // ApplicationStatus of argoproj.io/v1alpha1.
-func argoBrings(u *unstructured.Unstructured, e Environment, remote remote) bool {
+func (l *lineage) brings(u *unstructured.Unstructured) bool {
 	sources, _, _ := unstructured.NestedSlice(u.Object, "spec", "sources")
 	if source, ok, _ := unstructured.NestedMap(u.Object, "spec", "source"); ok {
 		sources = append(sources, source)
@@ -173,32 +263,73 @@ func argoBrings(u *unstructured.Unstructured, e Environment, remote remote) bool
 	return slices.ContainsFunc(sources, func(item any) bool {
 		source, _ := item.(map[string]any)
 		s := live{&unstructured.Unstructured{Object: source}}
-		revision := strings.TrimPrefix(s.text("targetRevision"), "refs/heads/")
-		branch := revision == "" || revision == "HEAD" || e.Branch == "" || revision == e.Branch
-		return sameRepository(s.text("repoURL"), remote.url) && branch && overlap(s.text("path"), e.Path)
+		return sameRepository(s.text("repoURL"), l.remote.url) && overlap(s.text("path"), l.environment.Path) && l.follows(s.text("targetRevision"))
 	})
 }
 
-func fluxReads(u *unstructured.Unstructured, e Environment, remote remote) bool {
-	branch := live{u}.text("spec", "ref", "branch")
-	return sameRepository(live{u}.text("spec", "url"), remote.url) && (branch == "" || e.Branch == "" || branch == e.Branch)
+// isRead reports whether a GitRepository is the environment's, and of its branch. Source of the fields: the types GitRepositorySpec and
+// GitRepositoryRef of source.toolkit.fluxcd.io/v1, where the branch is master unless stated.
+func (l *lineage) isRead(u *unstructured.Unstructured) bool {
+	r := live{u}
+	for _, other := range []string{"tag", "semver", "commit"} {
+		if r.text("spec", "ref", other) != "" {
+			return false
+		}
+	}
+	return sameRepository(r.text("spec", "url"), l.remote.url) && l.follows(cmp.Or(r.text("spec", "ref", "name"), r.text("spec", "ref", "branch"), "master"))
 }
 
-// fluxBrings reports whether a Kustomization is about the environment. Source of the fields: the types KustomizationSpec and
-// KustomizationStatus of kustomize.toolkit.fluxcd.io/v1.
-func fluxBrings(u *unstructured.Unstructured, repositories []*unstructured.Unstructured, e Environment) bool {
+// follows reports whether a revision that an agent is to follow is the environment's branch. What the default branch is, the repository is
+// asked where that matters; while it does not tell, it may be this.
+func (l *lineage) follows(revision string) bool {
+	revision = strings.TrimPrefix(revision, "refs/heads/")
+	branch, head := l.environment.Branch, revision == "" || revision == "HEAD"
+	switch {
+	case branch != "" && !head:
+		return revision == branch
+	case branch == "" && head:
+		return true
+	}
+	usual := l.defaultBranch()
+	return usual == "" || usual == cmp.Or(branch, revision)
+}
+
+func (l *lineage) defaultBranch() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.asked {
+		l.asked = true
+		g := &gitClone{remote: l.remote}
+		g.env = g.environment(l.ctx)
+		out, err := g.git(l.ctx, "ls-remote", "--symref", "--", l.remote.url, "HEAD")
+		if err != nil {
+			zerolog.Ctx(l.ctx).Debug().Err(err).Msg("the default branch is not known")
+		}
+		head, _, _ := strings.Cut(out, "\t")
+		l.usual, _ = strings.CutPrefix(head, "ref: refs/heads/")
+	}
+	return l.usual
+}
+
+// fluxBrings returns the repository by which a Kustomization is about the environment; nil where it is not. Source of the fields: the types
+// KustomizationSpec and KustomizationStatus of kustomize.toolkit.fluxcd.io/v1.
+func fluxBrings(u *unstructured.Unstructured, repositories []*unstructured.Unstructured, e Environment) *unstructured.Unstructured {
 	k := live{u}
 	if k.text("spec", "sourceRef", "kind") != "GitRepository" || !overlap(k.text("spec", "path"), e.Path) {
-		return false
+		return nil
 	}
 	namespace := cmp.Or(k.text("spec", "sourceRef", "namespace"), u.GetNamespace())
-	return slices.ContainsFunc(repositories, func(r *unstructured.Unstructured) bool {
-		return r.GetName() == k.text("spec", "sourceRef", "name") && r.GetNamespace() == namespace
-	})
+	for _, r := range repositories {
+		if r.GetName() == k.text("spec", "sourceRef", "name") && r.GetNamespace() == namespace {
+			return r
+		}
+	}
+	return nil
 }
 
 // lineage tells whether a revision holds the commit.
 type lineage struct {
+	ctx         context.Context // of the whole waiting
 	environment Environment
 	remote      remote
 	commit      string
@@ -207,10 +338,13 @@ type lineage struct {
 	known map[string]bool
 	clone *gitClone
 	dir   string
+	asked bool   // for the default branch
+	usual string // that branch
 }
 
 // holds reports whether a revision is the commit or one on top of it. A revision that the repository does not tell of is not.
-func (l *lineage) holds(ctx context.Context, revision string) bool {
+func (l *lineage) holds(revision string) bool {
+	ctx := l.ctx
 	revision = revision[strings.LastIndexAny(revision, ":/")+1:] // Flux has "main@sha1:…", and had "main/…"
 	if revision == "" || revision == l.commit {
 		return revision != ""
@@ -254,9 +388,10 @@ func (l *lineage) close() {
 
 // argo judges an Application.
 type argo struct {
-	line          *lineage
-	ctx           context.Context
-	digest        string
+	line  *lineage
+	image string
+	// foreign is whether its manifests come from elsewhere, and only its own specification from the environment.
+	foreign       bool
 	degradedSince time.Time
 }
 
@@ -265,14 +400,23 @@ const degradedGrace = 30 * time.Second
 
 func (a *argo) status(u *unstructured.Unstructured) Result {
 	app := live{u}
+	if r, ok := otherImage(u, a.image); ok {
+		return r
+	}
 	phase, message := app.text("status", "operationState", "phase"), app.text("status", "operationState", "message")
-	if (phase == "Failed" || phase == "Error") && a.holdsAny(app, "status", "operationState", "syncResult") {
+	if (phase == "Failed" || phase == "Error") && a.isOfOurs(app) {
 		return failed("Argo CD could not sync it: %s", cmp.Or(message, phase))
 	}
+	// That the image runs is enough only when none of the same name still does that was there before.
+	digest := splitImage(a.image).digest
 	images, _, _ := unstructured.NestedStringSlice(u.Object, "status", "summary", "images")
-	runs := slices.ContainsFunc(images, func(image string) bool { return splitImage(image).digest == a.digest })
+	isIt := func(is string) bool { return splitImage(is).digest == digest }
+	runs := slices.ContainsFunc(images, isIt) && !slices.ContainsFunc(runImages(u, a.image), func(is string) bool { return !isIt(is) })
 	if !a.holdsAny(app, "status", "sync") && !runs {
 		text := fmt.Sprintf("at revision %s, not yet at %s", short12(app.text("status", "sync", "revision")), short12(a.line.commit))
+		if a.foreign {
+			text = fmt.Sprintf("no pod of it runs %s alone yet", digest)
+		}
 		for _, kind := range []string{"ComparisonError", "InvalidSpecError", "SyncError"} {
 			if c, ok := app.condition(kind); ok {
 				text += fmt.Sprintf("; %s: %s", kind, c.message)
@@ -294,7 +438,7 @@ func (a *argo) status(u *unstructured.Unstructured) Result {
 		a.degradedSince = time.Now()
 	}
 	switch {
-	case phase == "Running":
+	case phase == "Running", phase == "Terminating":
 		return inProgress("syncing: %s", cmp.Or(message, "in progress"))
 	case health == "Healthy":
 		return current("synced to %s and healthy", short12(cmp.Or(app.text("status", "sync", "revision"), a.line.commit)))
@@ -307,91 +451,30 @@ func (a *argo) status(u *unstructured.Unstructured) Result {
 	}
 }
 
+// isOfOurs reports whether the last operation was for what the commit holds. One that did not come to a result has only what it was to do.
+func (a *argo) isOfOurs(app live) bool {
+	if a.foreign {
+		result, _, _ := unstructured.NestedMap(app.Object, "status", "operationState", "syncResult")
+		return slices.ContainsFunc(namedImages(map[string]any{"spec": result}, a.image), func(is string) bool {
+			return splitImage(is).digest == splitImage(a.image).digest
+		})
+	}
+	if _, ok, _ := unstructured.NestedMap(app.Object, "status", "operationState", "syncResult"); ok {
+		return a.holdsAny(app, "status", "operationState", "syncResult")
+	}
+	return a.holdsAny(app, "status", "operationState", "operation", "sync")
+}
+
 // holdsAny reports whether one of an Application's revisions at a place holds the commit.
 func (a *argo) holdsAny(app live, at ...string) bool {
+	if a.foreign {
+		return false
+	}
 	revisions, _, _ := unstructured.NestedStringSlice(app.Object, append(slices.Clone(at), "revisions")...)
 	if revision := app.text(append(slices.Clone(at), "revision")...); revision != "" {
 		revisions = append(revisions, revision)
 	}
-	return slices.ContainsFunc(revisions, func(revision string) bool { return a.line.holds(a.ctx, revision) })
+	return slices.ContainsFunc(revisions, a.line.holds)
 }
 
 func short12(revision string) string { return cmp.Or(revision[:min(len(revision), 12)], "none") }
-
-// flux judges a Kustomization.
-type flux struct {
-	line *lineage
-	ctx  context.Context
-}
-
-// fluxFailures are the reasons of Flux for which it has to be given something else.
-var fluxFailures = []string{"BuildFailed", "ReconciliationFailed", "HealthCheckFailed", "PruneFailed"}
-
-func (f *flux) status(u *unstructured.Unstructured) Result {
-	k := live{u}
-	applied, attempted := k.text("status", "lastAppliedRevision"), k.text("status", "lastAttemptedRevision")
-	ready, _ := k.condition("Ready")
-	switch {
-	case ready.status == "False" && slices.Contains(fluxFailures, ready.reason) && f.line.holds(f.ctx, attempted):
-		return failed("Flux could not apply it: %s", ready)
-	case f.line.holds(f.ctx, applied) && ready.status == "True":
-		return current("applied %s, and ready", applied)
-	case f.line.holds(f.ctx, applied):
-		return inProgress("applied %s, not ready: %s", applied, ready)
-	case ready.status == "False":
-		return inProgress("at %s, not yet at %s; %s", cmp.Or(applied, "no revision"), short12(f.line.commit), ready)
-	default:
-		return inProgress("at %s, not yet at %s", cmp.Or(applied, "no revision"), short12(f.line.commit))
-	}
-}
-
-// userKinds are the workloads that run an image all the time.
-var userKinds = []schema.GroupVersionKind{
-	{Group: "apps", Version: "v1", Kind: "Deployment"},
-	{Group: "apps", Version: "v1", Kind: "StatefulSet"},
-	{Group: "apps", Version: "v1", Kind: "DaemonSet"},
-}
-
-// awaitUsers returns the workloads of the client's namespace that run the image's repository, and waits until there is one, unless
-// there need not be any.
-func (c *Client) awaitUsers(ctx context.Context, image string, timeout time.Duration, optional bool) ([]*follower, error) {
-	deadline := time.Now().Add(timeout)
-	for {
-		var found []*follower
-		for _, gvk := range userKinds {
-			r, err := c.resource(ctx, gvk)
-			if err != nil {
-				return nil, err
-			}
-			err = c.list(ctx, r, c.namespace, metav1.ListOptions{}, func(u *unstructured.Unstructured) {
-				o := &Object{Unstructured: u}
-				if slices.ContainsFunc(imagesOf(o), func(f imageField) bool { return MatchImage(f.image(), image) }) {
-					found = append(found, &follower{client: c, object: o, status: func(u *unstructured.Unstructured) Result { return imageStatus(u, image) }})
-				}
-			})
-			if err != nil && !(optional && apierrors.IsForbidden(err)) {
-				return nil, c.explain(ctx, err, "list", r, c.namespace)
-			}
-		}
-		if len(found) > 0 || optional {
-			return found, nil
-		}
-		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("waiting for the commit: nothing brings the repository to the cluster as far as this login sees, and no workload in the namespace %s "+
-				"runs %s; name the namespace that it is deployed to, or let the login list Applications or Kustomizations", c.namespace, splitImage(image).repository())
-		}
-		if !sleep(ctx, time.Second) {
-			return nil, context.Cause(ctx)
-		}
-	}
-}
-
-// imageStatus is the status of a workload that is to run an image.
-func imageStatus(u *unstructured.Unstructured, image string) Result {
-	for _, f := range imagesOf(&Object{Unstructured: u}) {
-		if is := f.image(); MatchImage(is, image) && splitImage(is).digest != splitImage(image).digest {
-			return inProgress("it runs %s, not yet %s", f.image(), splitImage(image).digest)
-		}
-	}
-	return Status(u)
-}

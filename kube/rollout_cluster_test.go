@@ -124,7 +124,8 @@ func TestClusterManyRollouts(t *testing.T) {
 	var updates, restarts atomic.Int32
 	var disturbing, rolling sync.WaitGroup
 	disturbing.Go(func() {
-		for sleepFor(ctx, 10*time.Second+rand.N(20*time.Second)) {
+		// After one, what watches the API server waits longer and longer until it asks again, and forgets that after two minutes.
+		for pause := 3 * time.Second; sleepFor(ctx, pause+rand.N(pause)); pause = 2 * time.Minute {
 			if own.RestartAPIServer(ctx) == nil {
 				t.Logf("restart %d of the API server", restarts.Add(1))
 			}

@@ -1,0 +1,4 @@
+package kube
+
+// SameRepository is sameRepository.
+var SameRepository = sameRepository
