@@ -105,13 +105,16 @@ func indented(text string) string {
 //	a server's error, a name that does not resolve
 //	a ConfigMap, a Secret, a key or a service account is missing    at once, since configuration is applied before workloads;
 //	                                                                after 30 seconds where the release has objects of other
-//	                                                                groups than Kubernetes' own, whose operators may make it
+//	                                                                groups than Kubernetes' own, whose operators may make it,
+//	                                                                and for what every new namespace gets a moment later
 //	the program cannot be started: it is not there, not executable, at once
 //	or for another platform
 //	the container cannot be made for another reason                 after a minute
-//	the container ends: by itself, by its probes, for too much      at the second run that ends, at the fourth while other
-//	memory                                                          workloads of the release are not ready, which it may need;
-//	                                                                runs of more than a minute do not count up to the fifth
+//	the container ends, by itself or by its probes                  at the third run that ends, some twelve seconds after the
+//	                                                                first began, so that a proxy beside it may come up; at the
+//	                                                                fifth while other workloads of the release are not ready,
+//	                                                                which it may need, and where its runs last over a minute
+//	the container ends for too much memory                          at the second run: waiting gives it no more
 //	its startup probe has failed for as long as it may              at once: when the kubelet ends the container
 //	its readiness probe fails                                       after a minute, or three times its threshold, whichever is
 //	                                                                longer: services warm up
@@ -137,8 +140,9 @@ const (
 	mountGrace     = 2 * time.Minute
 	never          = time.Duration(math.MaxInt64)
 
-	certainRuns = 2
-	patientRuns = 4
+	certainRuns = 3
+	patientRuns = 5
+	memoryRuns  = 2
 	longRun     = time.Minute
 )
 
@@ -286,6 +290,9 @@ func (s scene) creation() (trouble, bool) {
 		d.Cure = "set in the pod's securityContext what it names, or relax the namespace's label pod-security.kubernetes.io/enforce"
 	case strings.Contains(text, "error looking up service account"), strings.Contains(text, "serviceaccount") && strings.Contains(text, "not found"):
 		t.after = s.missing()
+		if strings.Contains(text, `"default" not found`) {
+			t.after = operatorGrace // every new namespace gets it a moment later
+		}
 		d.Cure = "add the ServiceAccount to the manifests, or mend serviceAccountName"
 	case strings.Contains(text, "denied the request"):
 		d.Cure = "mend the manifest as the webhook says"
@@ -355,7 +362,7 @@ func (s scene) mounts(d *Diagnosis, pod live) (trouble, string) {
 			d.Reason, d.Message, d.Event = e.reason, e.message, e.String()
 			d.Cure = "look at the volume's own status, and at the node"
 			t := trouble{d, mountGrace}
-			if isMissingReference(e.message) {
+			if isMissingReference(e.message) && !strings.Contains(e.message, `"kube-root-ca.crt"`) { // which every new namespace gets a moment later
 				t.after, d.Cure = s.missing(), "add it to the manifests, or mend the name in the pod's volumes"
 			}
 			return t, "waiting for volumes"
@@ -563,9 +570,9 @@ func (s scene) crash(d *Diagnosis, pod live, c container, last run) trouble {
 // enough is how many runs have to have ended, the last one as it did.
 func (s scene) enough(last run) int64 {
 	switch {
-	case last.lasted > longRun:
-		return patientRuns + 1
-	case s.busy:
+	case last.reason == "OOMKilled":
+		return memoryRuns
+	case last.lasted > longRun, s.busy:
 		return patientRuns
 	default:
 		return certainRuns

@@ -147,7 +147,7 @@ var failingCases = []failingCase{
 		name:     "crash loop",
 		manifest: func(image string) string { return podManifest(image, `        env: [{name: EXIT, value: "3"}]`, "") },
 		decisive: func(s snapshot) bool { return s.waiting("CrashLoopBackOff") },
-		want:     []string{"container app: ", "exit code 3, 1 restart", "    | cannot open the database: no such host", "see the log"},
+		want:     []string{"container app: ", "exit code 3, 2 restarts", "    | cannot open the database: no such host", "see the log"},
 		check: func(t *testing.T, d *kube.Diagnosis) {
 			assert.EqualValues(t, 3, d.ExitCode)
 			assert.Equal(t, "app", d.Container)
@@ -333,8 +333,11 @@ func TestClusterExplains(t *testing.T) {
 			time.Sleep(500 * time.Millisecond) // until it watches
 			objects := c.apply(manifest)
 			begun := time.Now()
+			kubectl := c.rolloutStatus(ctx, objects[0])
 			err := c.Wait(t.Context(), objects, kube.WaitOptions{Timeout: 90 * time.Second})
 			ended := time.Now()
+			says := kubectl()
+			assert.NotContains(t, says, "error", "kubectl was faster")
 			var failed *kube.WaitError
 			require.ErrorAs(t, err, &failed)
 			require.NoError(t, failed.Err, "it is no time-out: %v", err)
@@ -352,11 +355,33 @@ func TestClusterExplains(t *testing.T) {
 				lag = fmt.Sprint(ended.Sub(at).Round(time.Millisecond))
 			default:
 			}
-			t.Logf("%-40s after %8s, lag %s", tt.name, ended.Sub(begun).Round(time.Millisecond), lag)
+			t.Logf("%-40s after %8s, lag %s; kubectl rollout status %s", tt.name, ended.Sub(begun).Round(time.Millisecond), lag, says)
 			if os.Getenv("SHOW") != "" {
 				t.Logf("\n%v", err)
 			}
 		})
+	}
+}
+
+// rolloutStatus begins kubectl's wait for the same workload, and returns what tells how far it is.
+func (c *realCluster) rolloutStatus(ctx context.Context, o *kube.Object) func() string {
+	if o.GetKind() == "Job" {
+		return func() string { return "does not know Jobs" }
+	}
+	cmd := c.command(ctx, "rollout", "status", o.GetKind()+"/"+o.GetName())
+	done := make(chan error, 1)
+	require.NoError(c.t, cmd.Start())
+	go func() { done <- cmd.Wait() }()
+	return func() string {
+		select {
+		case err := <-done:
+			if err == nil {
+				return "had told success"
+			}
+			return "had told an error: " + err.Error()
+		default:
+			return "still waits"
+		}
 	}
 }
 
