@@ -202,7 +202,7 @@ func TestDemoForReal(t *testing.T) {
 	account = watched{}
 	require.NoError(t, demo.Run(process.WithOutput(t.Context(), &log), o), "%s", &log)
 	assert.Equal(t, image, reference.FindString(account.String()), "the second time nothing is built")
-	assert.Contains(t, log.String(), "Deployment/example-app unchanged")
+	assert.Contains(t, log.String(), "the cluster has all of it already, so nothing is applied")
 }
 
 func TestDemoStopped(t *testing.T) {
