@@ -34,6 +34,7 @@ func times(name string, or int) int {
 func ownCluster(t *testing.T) (*testcluster.Cluster, *realCluster) {
 	t.Helper()
 	needs.Node(t)
+	needs.Cluster(t) // so that no test that takes stock of the machine runs beside it
 	own, err := testcluster.Start(t.Context(), testcluster.Options{})
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, own.Stop()) })

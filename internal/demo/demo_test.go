@@ -186,7 +186,8 @@ func TestDemoForReal(t *testing.T) {
 		return string(out)
 	}
 	t.Cleanup(func() {
-		run("delete", "deployment/example-app", "service/example-app", "--wait=false", "--ignore-not-found")
+		run("delete", "deployment/example-app", "service/example-app", "configmap/grimoire-example-app", "--wait=false", "--ignore-not-found")
+		run("delete", "secrets", "--selector=grimoire.build/release=example-app")
 	})
 	var account, log watched
 	o := options(&account)

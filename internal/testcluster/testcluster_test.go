@@ -88,9 +88,13 @@ func TestControlPlane(t *testing.T) {
 
 func TestRestartAPIServer(t *testing.T) {
 	needs.Node(t)
+	nothingLeft := needs.NothingLeft(t)
 	c, err := testcluster.Start(t.Context(), testcluster.Options{})
 	require.NoError(t, err)
-	t.Cleanup(func() { assert.NoError(t, c.Stop()) })
+	defer func() {
+		require.NoError(t, c.Stop())
+		nothingLeft()
+	}()
 	kubectl(t, c, "create", "configmap", "kept")
 	began := kubectl(t, c, "get", "--raw", "/metrics")
 	for range 3 {
