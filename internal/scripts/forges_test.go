@@ -121,6 +121,7 @@ var unsettled = []struct {
 	{regexp.MustCompile(` +\d+(\.\d+)? m?s\b`), " 0 s"},
 	{regexp.MustCompile(`\d+\.\d+s\b`), "0s"},
 	{regexp.MustCompile(`(?m)^(stage|total) +(result|ok|failed) +`), "$1 $2 "},
+	{regexp.MustCompile(`skipped +–`), "skipped –"},
 	{regexp.MustCompile(`sha256:[0-9a-f]{64}`), "sha256:0"},
 	{regexp.MustCompile(`(?m)<<\S+$`), "<<END"},
 	{regexp.MustCompile(`(?m)^end-[0-9A-Z]+$`), "END"},

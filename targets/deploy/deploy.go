@@ -162,7 +162,7 @@ func planCluster(ctx context.Context, s targets.Service) (string, error) {
 
 // prepare loads the manifests and finds the cluster.
 func prepare(ctx context.Context, s targets.Service) ([]*kube.Object, *kube.Client, error) {
-	// As a library, kustomize would cost every service's cold compile a third more, and join its module graph.
+	// As a library, kustomize would cost every service an eighth of its cold compile, 8 MB, ten modules, and the Go that it wants.
 	objects, err := kube.Loader{Kustomize: kustomize.Build}.Load(ctx, paths(s)...)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, fmt.Errorf("loading the manifests: %w with Service.Deploy.Manifests or DEPLOY_MANIFESTS", err)
