@@ -110,7 +110,7 @@ type load struct {
 }
 
 func (l *load) run() {
-	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	for {
 		err := ask(client, l.url)
 		l.mu.Lock()
@@ -120,7 +120,7 @@ func (l *load) run() {
 			l.Last = err.Error()
 		}
 		l.mu.Unlock()
-		time.Sleep(5 * time.Millisecond)
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 
