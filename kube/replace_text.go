@@ -63,23 +63,15 @@ func (e *editor) addWithin(text *yaml.Node, within *editor) error {
 		}
 		// The text begins in the line after the one with the |.
 		outer := e.lines[text.Line+line]
-		for shown, ok := content[:edit.end-begin], false; !ok; outer++ {
-			if ok = bytes.HasPrefix(e.file[outer:], shown) && e.isIndented(e.lines[text.Line+line], outer, len(content)); ok {
-				break
-			}
+		for !bytes.HasPrefix(e.file[outer:], content[:edit.end-begin]) {
 			if outer == len(e.file) || e.file[outer] != ' ' {
 				return errText
 			}
+			outer++
 		}
 		if err := e.add(outer+edit.start-begin, outer+edit.end-begin, edit.text); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// isIndented reports whether a line that begins at start has nothing but length bytes after its indentation, which ends at end.
-func (e *editor) isIndented(start, end, length int) bool {
-	line, _, _ := bytes.Cut(e.file[start:], []byte("\n"))
-	return len(bytes.TrimSuffix(line, []byte("\r"))) == end-start+length && len(bytes.TrimLeft(e.file[start:end], " ")) == 0
 }
