@@ -142,7 +142,8 @@ func isBroken(err error) bool {
 			return true
 		}
 	}
-	for _, how := range []string{"http2: client connection lost", "http2: client conn could not be established", "GOAWAY", "stream error"} {
+	// What net/http says of its own connections has no type: lost, force closed, not usable, not established.
+	for _, how := range []string{"http2: client conn", "GOAWAY", "stream error"} {
 		if strings.Contains(err.Error(), how) {
 			return true
 		}
