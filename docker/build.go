@@ -1,12 +1,17 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/rs/zerolog"
@@ -32,22 +37,69 @@ type BuildOptions struct {
 	Target string
 	// Platform is what to build for, "linux/arm64" for example; default the engine's own.
 	Platform string
-	// Logins are for the registries of the base images; default anonymous. Registry.Auth finds them.
+	// Network is what the steps can reach: "none", "host", or the name of a network of the engine; default the engine's own.
+	Network string
+	// NoCache builds every step, also those that have been built before.
+	NoCache bool
+	// Builder is BuildKit or Legacy; default what DOCKER_BUILDKIT says (1 or 0), else what the engine builds with by itself.
+	Builder Builder
+	// Secrets are what `RUN --mount=type=secret,id=ID` sees, by ID. They are in no layer and in no log. They need BuildKit.
+	Secrets map[string][]byte
+	// Logins are for the registries of the base images; those that are missing come from Docker's configuration.
 	Logins []Auth
 	// Output receives the build's progress as plain text; default process.Output(ctx), that is stderr.
 	Output io.Writer
+	// Doing is told of each step that begins; default nobody.
+	Doing func(step string)
+}
+
+// Builder is a way in which engines build.
+type Builder string
+
+const (
+	// BuildKit builds stages in parallel, and only those that are needed. Engines have it since 18.09, and build with it by
+	// themselves since 23.0.
+	BuildKit Builder = "buildkit"
+	// Legacy is the builder of older engines, and of Podman's.
+	Legacy Builder = "legacy"
+)
+
+func (o BuildOptions) builder(engines Builder) (Builder, error) {
+	chosen := cmp.Or(o.Builder, engines)
+	if wish := os.Getenv("DOCKER_BUILDKIT"); o.Builder == "" && wish != "" {
+		on, err := strconv.ParseBool(wish)
+		if err != nil {
+			return "", fmt.Errorf("DOCKER_BUILDKIT is %q; set it to 1 or 0", wish)
+		}
+		chosen = Legacy
+		if on {
+			chosen = BuildKit
+		}
+	}
+	switch {
+	case chosen != BuildKit && chosen != Legacy:
+		return "", fmt.Errorf("there is no builder %q; it can be %s or %s", chosen, BuildKit, Legacy)
+	case chosen == Legacy && len(o.Secrets) > 0:
+		return "", errors.New("secrets need BuildKit, which this engine does not build with; update it, or set DOCKER_BUILDKIT=1 where it has it")
+	}
+	return chosen, nil
 }
 
 // Build builds the image and returns its ID ("sha256:…"), which is local to the engine and not the digest that a
 // registry will give it. The context is streamed, it is never whole in memory. A Dockerfile that is missing, unreadable,
 // empty or outside the context is an error before anything is sent. When the build fails, the error is the engine's own
-// with the step that failed. Cancelling ctx ends the build.
+// with the step that failed, its line in the Dockerfile and the end of its output. Cancelling ctx ends the build.
 func (e *Engine) Build(ctx context.Context, o BuildOptions) (string, error) {
 	for _, tag := range o.Tags {
 		if err := checkTagged(tag); err != nil {
 			return "", fmt.Errorf("building an image: %w", err)
 		}
 	}
+	builder, err := o.builder(e.builder)
+	if err != nil {
+		return "", fmt.Errorf("building an image: %w", err)
+	}
+	o.Builder = builder
 	files, err := openBuildContext(o.Context, o.Dockerfile)
 	if err != nil {
 		return "", fmt.Errorf("building an image: %w", err)
@@ -56,6 +108,7 @@ func (e *Engine) Build(ctx context.Context, o BuildOptions) (string, error) {
 	if o.Output == nil {
 		o.Output = process.Output(ctx)
 	}
+	o.addLogins(ctx, string(files.content))
 	id, err := e.build(ctx, files, o)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -63,13 +116,45 @@ func (e *Engine) Build(ctx context.Context, o BuildOptions) (string, error) {
 		}
 		return "", fmt.Errorf("building %s: %w", files.name(), err)
 	}
-	zerolog.Ctx(ctx).Debug().Str("id", id).Strs("tags", o.Tags).Msg("built the image")
+	zerolog.Ctx(ctx).Debug().Str("id", id).Strs("tags", o.Tags).Str("builder", string(builder)).Msg("built the image")
 	return id, nil
+}
+
+// addLogins adds those that Docker's configuration has for the registries of the base images.
+func (o *BuildOptions) addLogins(ctx context.Context, dockerfile string) {
+	images, err := baseImages(dockerfile, o.Args)
+	if err != nil {
+		zerolog.Ctx(ctx).Debug().Err(err).Msg("not all base images are known, nor whether they need a login")
+	}
+	o.Logins = slices.Clone(o.Logins)
+	for _, image := range images {
+		login, err := Registry{}.Auth(ctx, image)
+		known := slices.ContainsFunc(o.Logins, func(a Auth) bool { return sameRegistry(a.Host, login.Host) })
+		switch {
+		case err != nil:
+			zerolog.Ctx(ctx).Debug().Err(err).Str("image", image).Msg("the base image is asked for without a login")
+		case !login.Anonymous() && !known:
+			o.Logins = append(o.Logins, login)
+		}
+	}
 }
 
 func (e *Engine) build(ctx context.Context, files *buildContext, o BuildOptions) (id string, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	session := ""
+	if o.Builder == BuildKit {
+		served := newBuildSession(o.Logins, o.Secrets)
+		conn, err := e.openSession(ctx, served.headers())
+		if err != nil {
+			return "", fmt.Errorf("opening a session with BuildKit: %w", err)
+		}
+		session = served.id
+		var serving sync.WaitGroup
+		serving.Go(func() { served.serve(ctx, conn) })
+		defer serving.Wait()
+		defer cancel()
+	}
 	r, w := io.Pipe()
 	sent := make(chan error, 1)
 	go func() {
@@ -86,17 +171,21 @@ func (e *Engine) build(ctx context.Context, files *buildContext, o BuildOptions)
 		}
 	}()
 
-	body, err := e.startBuild(ctx, r, files.dockerfile, o)
+	body, err := e.startBuild(ctx, r, files.dockerfile, session, o)
 	if err != nil {
 		return "", err
 	}
 	defer body.Close()
-	err = follow(body, o.Output, func(aux json.RawMessage) {
+	err = follow(body, watcher{w: o.Output, doing: o.Doing, aux: func(aux json.RawMessage) {
 		var result struct{ ID string }
 		if json.Unmarshal(aux, &result) == nil && result.ID != "" {
 			id = result.ID
 		}
-	})
+	}})
+	var failed *streamError
+	if errors.As(err, &failed) {
+		failed.line = lineOf(string(files.content), failed.step)
+	}
 	if err != nil {
 		return "", err
 	}
@@ -135,12 +224,12 @@ func (e *Engine) push(ctx context.Context, reference string, auth Auth) (digest 
 		return "", err
 	}
 	defer body.Close()
-	err = follow(body, process.Output(ctx), func(aux json.RawMessage) {
+	err = follow(body, watcher{w: process.Output(ctx), aux: func(aux json.RawMessage) {
 		var result struct{ Digest string }
 		if json.Unmarshal(aux, &result) == nil && strings.HasPrefix(result.Digest, "sha256:") {
 			digest = result.Digest
 		}
-	})
+	}})
 	return digest, err
 }
 

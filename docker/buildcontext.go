@@ -30,6 +30,7 @@ type buildContext struct {
 	content    []byte // the Dockerfile as it was checked
 	ignoreFile string // where the patterns to ignore are from, empty if nowhere
 	ignore     *patternmatcher.PatternMatcher
+	timeless   bool // files are written as if they were of the epoch
 }
 
 // openBuildContext opens dir (default ".") and reads the Dockerfile in it (default "Dockerfile") and what to ignore.
@@ -218,6 +219,9 @@ func (c *buildContext) add(ctx context.Context, tw *tar.Writer, name string, ent
 	}
 	header.Uid, header.Gid, header.Uname, header.Gname = 0, 0, "", ""
 	header.ModTime = header.ModTime.Truncate(time.Second)
+	if c.timeless {
+		header.ModTime = epoch
+	}
 	header.AccessTime, header.ChangeTime = time.Time{}, time.Time{}
 	header.PAXRecords = nil
 	if err := tw.WriteHeader(header); err != nil {

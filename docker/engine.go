@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strings"
 	"time"
@@ -29,6 +30,7 @@ const pingTimeout = 10 * time.Second
 type engineAPI interface {
 	Ping(ctx context.Context) (types.Ping, error)
 	ImageBuild(ctx context.Context, tar io.Reader, options build.ImageBuildOptions) (build.ImageBuildResponse, error)
+	DialHijack(ctx context.Context, path, proto string, headers map[string][]string) (net.Conn, error)
 	ImagePush(ctx context.Context, reference string, options image.PushOptions) (io.ReadCloser, error)
 	DaemonHost() string
 	Close() error
@@ -36,7 +38,8 @@ type engineAPI interface {
 
 // Engine is a connection to a Docker Engine. Close it after use. It may be used by several goroutines at once.
 type Engine struct {
-	api engineAPI
+	api     engineAPI
+	builder Builder // that it builds with by itself
 }
 
 // Connect connects to the engine that the environment names as Docker's own command does (DOCKER_HOST, DOCKER_TLS_VERIFY,
@@ -71,7 +74,11 @@ func connect(ctx context.Context, timeout time.Duration) (*Engine, error) {
 func (e *Engine) ping(ctx context.Context, timeout time.Duration) error {
 	pinging, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	_, err := e.api.Ping(pinging)
+	pong, err := e.api.Ping(pinging)
+	e.builder = Legacy
+	if pong.BuilderVersion == build.BuilderBuildKit && pong.OSType != "windows" {
+		e.builder = BuildKit
+	}
 	doing := "connecting to a Docker Engine at " + e.host()
 	switch {
 	case err == nil:
@@ -97,11 +104,13 @@ func (e *Engine) host() string {
 	return withoutUserinfo(e.api.DaemonHost())
 }
 
-// startBuild asks the engine for a build and returns its progress stream.
-//
-// It asks for the classic builder: BuildKit wants a session, a second connection through which it asks the client for
-// logins, and reports its progress in a format of its own.
-func (e *Engine) startBuild(ctx context.Context, tar io.Reader, dockerfile string, o BuildOptions) (io.ReadCloser, error) {
+// openSession opens the connection through which BuildKit asks its client.
+func (e *Engine) openSession(ctx context.Context, headers map[string][]string) (net.Conn, error) {
+	return e.api.DialHijack(ctx, "/session", "h2c", headers)
+}
+
+// startBuild asks the engine for a build and returns its progress stream. A session is BuildKit's.
+func (e *Engine) startBuild(ctx context.Context, tar io.Reader, dockerfile, session string, o BuildOptions) (io.ReadCloser, error) {
 	args := make(map[string]*string, len(o.Args))
 	for name, value := range o.Args {
 		args[name] = &value
@@ -110,14 +119,21 @@ func (e *Engine) startBuild(ctx context.Context, tar io.Reader, dockerfile strin
 	for _, auth := range o.Logins {
 		logins[auth.serverAddress()] = auth.config()
 	}
+	version := build.BuilderV1
+	if o.Builder == BuildKit {
+		version = build.BuilderBuildKit
+	}
 	response, err := e.api.ImageBuild(ctx, tar, build.ImageBuildOptions{
-		Version:     build.BuilderV1,
+		Version:     version,
+		SessionID:   session,
+		NoCache:     o.NoCache,
 		Dockerfile:  dockerfile,
 		Tags:        o.Tags,
 		BuildArgs:   args,
 		Labels:      o.Labels,
 		Target:      o.Target,
 		Platform:    o.Platform,
+		NetworkMode: o.Network,
 		AuthConfigs: logins,
 		// Containers of the steps are of no use afterwards, neither of those that worked nor of the one that failed.
 		Remove:      true,

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
@@ -48,6 +49,9 @@ func (s *session) reason(err error) string {
 	var again *tried
 	if errors.As(err, &again) && again.times > 1 {
 		after = fmt.Sprintf(" after %d tries", again.times)
+	}
+	if again != nil && again.asked > 0 {
+		after += fmt.Sprintf(" and wants no other try within %s", again.asked.Round(time.Second))
 	}
 	var answer *transport.Error
 	var lookup *net.DNSError
@@ -88,6 +92,8 @@ func (s *session) answerReason(answer *transport.Error, host, repository, after 
 		return fmt.Sprintf("%s knows no owner or repository %s (%s); create it, or correct the name", host, repository, said)
 	case status == http.StatusBadRequest && spokeHTTPToTLS(answer):
 		return fmt.Sprintf("%s speaks TLS and not plain HTTP; check its certificate", host)
+	case full(answer):
+		return fmt.Sprintf("%s has no room left (%s); free some on its disk, or raise the owner's quota", host, said)
 	case passingStatus(status):
 		return fmt.Sprintf("%s answered %s%s; try again later, or look at the registry's log", host, said, after)
 	default:
@@ -109,7 +115,9 @@ func (s *session) scope() string {
 	return "read:package"
 }
 
-func (s *session) writes() bool { return s.doing == "pushing" || s.doing == "tagging" }
+func (s *session) writes() bool {
+	return s.doing == "pushing" || s.doing == "tagging" || s.doing == "attaching to"
+}
 
 // explainEngine does the same for what an engine says of a push; it hands on the registry's words and no status.
 func (s *session) explainEngine(err error) error {

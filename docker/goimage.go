@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"debug/buildinfo"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,6 +24,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/grimoire-build/grimoire/internal/process"
 )
@@ -42,9 +45,11 @@ type GoOptions struct {
 	// Packages are the main packages, as patterns of the go command; default ".". A pattern with ... takes the main
 	// packages among what it matches. The first one becomes the entrypoint.
 	Packages []string
-	// Platform is what to build for, as OS/ARCHITECTURE or OS/ARCHITECTURE/VARIANT; default "linux/amd64". The OS must be
-	// linux.
-	Platform string
+	// Platforms are what to build for, each as OS/ARCHITECTURE or OS/ARCHITECTURE/VARIANT; default "linux/amd64" alone. The
+	// OS must be linux. Several make an index of images.
+	Platforms []string
+	// CGO compiles with cgo, by the C compiler of this machine. The binaries need the C library of Base then.
+	CGO bool
 	// Base is the reference of the image to build on, with a tag or, better, a digest; default none: then the image holds
 	// the binaries, certificates of the public authorities, /etc/passwd and /tmp, and nothing else.
 	Base string
@@ -53,12 +58,12 @@ type GoOptions struct {
 	// User is who runs in the image, as UID or UID:GID. Default: the user of Base where that is a number other than 0,
 	// otherwise 65532:65532.
 	User string
-	// Env holds environment variables as NAME=VALUE, added to those of Base.
+	// Env holds environment variables as NAME=VALUE, added to those of Base. They can be read in the image.
 	Env []string
 	// Labels are added to those of Base.
 	Labels map[string]string
-	// Created is the time of the image and of every file that is added; default the Unix epoch, so that the same source
-	// gives the same digest at any time.
+	// Created is the time of the image; default the Unix epoch, so that the same source gives the same digest at any time.
+	// Files in it are always of the epoch, so that a layer stays the same when another one changes.
 	Created time.Time
 	// Version goes into the variable main.version of each binary; default: it is left alone.
 	Version string
@@ -66,34 +71,185 @@ type GoOptions struct {
 	LDFlags string
 	// Port is the TCP port that the image says it listens on; default 0, none.
 	Port int
+	// Source is where the code is from, for the provenance; default unknown.
+	Source Source
+	// Cache is the folder that keeps packed layers for the next build; default grimoire/layers in the user's cache folder. A
+	// layer that is not used for two weeks is removed.
+	Cache string
+}
+
+// Artifact is what a reference can name: an image (v1.Image), or an index of images for several platforms (v1.ImageIndex).
+type Artifact interface {
+	MediaType() (types.MediaType, error)
+	Digest() (v1.Hash, error)
+	Size() (int64, error)
+	RawManifest() ([]byte, error)
+}
+
+// GoImage is what BuildGo made. Its layers are read from the cache of GoOptions and, those of the base, from the registry.
+type GoImage struct {
+	// Artifact is a v1.Image, or a v1.ImageIndex where several platforms were asked for.
+	Artifact
+	// Statements are the SBOM of each image and the provenance, for Registry.Attach.
+	Statements []Statement
 }
 
 // BuildGo compiles main packages with the go command and returns an image of them, without any Docker Engine. The image
 // has a layer for each binary, its entrypoint is the first one. The same source and options give the same digest with
 // the same Go and the same version of this package, in any folder, for any user, umask, time zone or home.
 //
-// Binaries are static (no cgo), stripped, and have the time zones built in. What the compiler says goes to
-// process.Output(ctx). The layers of Base are fetched when they are read, as long as ctx lives.
-func BuildGo(ctx context.Context, o GoOptions) (v1.Image, error) {
-	img, err := buildGo(ctx, o)
+// Binaries are static unless cgo is asked for, stripped, and have the time zones built in. The toolchain is the one that go.mod
+// asks for. What the compiler says goes to process.Output(ctx). The layers of Base are fetched when they are read, as long as ctx
+// lives.
+func BuildGo(ctx context.Context, o GoOptions) (*GoImage, error) {
+	b, err := NewGoBuild(ctx, o)
 	if err != nil {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-		return nil, fmt.Errorf("building a Go image: %w", err)
+		return nil, err
+	}
+	return b.Build(ctx)
+}
+
+// GoBuild is a build that has not begun: the platforms, packages and toolchain are known. It is for who wants to know its inputs
+// before anything is compiled; BuildGo is for the rest.
+type GoBuild struct {
+	GoOptions
+	platforms []*v1.Platform
+	mains     []mainPackage
+	goVersion string   // of the toolchain that go.mod asks for
+	kept      []string // settings of the user's that say where modules come from
+	cache     *layerCache
+	bases     []*goBase // of each platform, once they have been looked up
+}
+
+// NewGoBuild checks the options and finds the main packages.
+func NewGoBuild(ctx context.Context, o GoOptions) (*GoBuild, error) {
+	b, err := newGoBuild(ctx, o)
+	if err != nil {
+		return nil, explainBuild(ctx, err)
+	}
+	return b, nil
+}
+
+// Build is BuildGo. Where Inputs have been asked for, the image's label InputsLabel tells them.
+func (b *GoBuild) Build(ctx context.Context) (*GoImage, error) {
+	img, err := b.build(ctx)
+	if err != nil {
+		return nil, explainBuild(ctx, err)
 	}
 	return img, nil
 }
 
-func buildGo(ctx context.Context, o GoOptions) (v1.Image, error) {
+func explainBuild(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return fmt.Errorf("building a Go image: %w", err)
+}
+
+func (b *GoBuild) build(ctx context.Context) (*GoImage, error) {
+	// The bases come before compiling, because a wrong name is found out sooner than a binary is built.
+	if err := b.findBases(ctx); err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "grimoire-image-")
+	if err != nil {
+		return nil, fmt.Errorf("making a folder for the binaries: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	var images []v1.Image
+	made := &GoImage{}
+	for i, platform := range b.platforms {
+		// What a compiler that is killed leaves behind is then removed too.
+		command := b.command(platform, "GOTMPDIR="+dir)
+		binaries := filepath.Join(dir, fmt.Sprint(i)) + string(filepath.Separator)
+		if err := command.build(ctx, b.mains, binaries, b.ldflags()); err != nil {
+			return nil, err
+		}
+		img, boms, err := b.image(b.bases[i], binaries, platform)
+		if err != nil {
+			return nil, err
+		}
+		statement, err := spdxStatement(img, platform, b.mains, boms)
+		if err != nil {
+			return nil, err
+		}
+		images, made.Statements = append(images, img), append(made.Statements, statement)
+		if err := os.RemoveAll(binaries); err != nil {
+			return nil, fmt.Errorf("removing temporary files: %w", err)
+		}
+	}
+	if made.Artifact, err = indexOf(images, b.platforms); err != nil {
+		return nil, err
+	}
+	provenance, err := b.provenance(made.Artifact)
+	if err != nil {
+		return nil, err
+	}
+	made.Statements = append(made.Statements, provenance)
+	zerolog.Ctx(ctx).Debug().Int("platforms", len(images)).Int("binaries", len(b.mains)).Msg("built the Go image")
+	return made, nil
+}
+
+func (b *GoBuild) findBases(ctx context.Context) error {
+	if b.bases != nil {
+		return nil
+	}
+	bases := make([]*goBase, len(b.platforms))
+	for i, platform := range b.platforms {
+		var err error
+		if bases[i], err = b.base(ctx, platform); err != nil {
+			return err
+		}
+	}
+	b.bases = bases
+	return nil
+}
+
+// epoch is the time of every file in a layer.
+var epoch = time.Unix(0, 0).UTC()
+
+func newGoBuild(ctx context.Context, o GoOptions) (*GoBuild, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
 	if o.Created.IsZero() {
-		o.Created = time.Unix(0, 0)
+		o.Created = epoch
 	}
 	o.Created = o.Created.UTC().Truncate(time.Second)
-	platform, err := parsePlatform(o.Platform)
+	b := &GoBuild{GoOptions: o}
+	for _, text := range o.platforms() {
+		platform, err := parseGoPlatform(text)
+		if err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(b.platforms, func(other *v1.Platform) bool { return other.String() == platform.String() }) {
+			return nil, fmt.Errorf("platform %s is named twice", platform)
+		}
+		b.platforms = append(b.platforms, platform)
+	}
+	var err error
+	if b.goVersion, b.kept, err = ownSettings(ctx, o.Dir); err != nil {
+		return nil, err
+	}
+	if b.mains, err = b.command(b.platforms[0]).mains(ctx, o.Packages); err != nil {
+		return nil, err
+	}
+	if b.cache, err = openLayerCache(ctx, o.Cache); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+func (o GoOptions) platforms() []string {
+	if len(o.Platforms) == 0 {
+		return []string{defaultPlatform}
+	}
+	return o.Platforms
+}
+
+// parseGoPlatform reads a platform that Go can build an image for.
+func parseGoPlatform(text string) (*v1.Platform, error) {
+	platform, err := parsePlatform(text)
 	if err != nil {
 		return nil, err
 	}
@@ -103,53 +259,60 @@ func buildGo(ctx context.Context, o GoOptions) (v1.Image, error) {
 	if platform.Architecture == "arm" && platform.Variant == "" {
 		platform.Variant = "v7" // as the binary will be, and as the image has to say
 	}
-	env, err := goEnvironment(platform)
+	_, err = goEnvironment(platform, false)
+	return platform, err
+}
+
+// command is the go command for a platform.
+func (b *GoBuild) command(platform *v1.Platform, env ...string) *goCommand {
+	settings, _ := goEnvironment(platform, b.CGO) // parseGoPlatform has seen the error
+	return &goCommand{dir: b.Dir, env: slices.Concat(settings, b.kept, env)}
+}
+
+// image puts the binaries in a folder onto a base, and returns what they were built of.
+func (b *GoBuild) image(base *goBase, binaries string, platform *v1.Platform) (v1.Image, []*buildinfo.BuildInfo, error) {
+	additions := make([]mutate.Addendum, len(b.mains))
+	boms := make([]*buildinfo.BuildInfo, len(b.mains))
+	var packing errgroup.Group
+	packing.SetLimit(runtime.GOMAXPROCS(0))
+	for i, main := range b.mains {
+		packing.Go(func() error {
+			binary := filepath.Join(binaries, main.name)
+			layer, err := b.cache.pack(base.layerType, binaryTar(binary, path.Join(binaryFolder, main.name), epoch))
+			if err != nil {
+				return fmt.Errorf("packing %s: %w", main.name, err)
+			}
+			if boms[i], err = buildinfo.ReadFile(binary); err != nil {
+				return fmt.Errorf("reading what %s was built of: %w", main.name, err)
+			}
+			additions[i] = b.addendum(layer, "go build "+main.ImportPath)
+			return nil
+		})
+	}
+	if err := packing.Wait(); err != nil {
+		return nil, nil, err
+	}
+	img, err := b.assemble(base.image, append(base.additions, additions...), b.mains[0].name, platform)
+	return img, boms, err
+}
+
+// indexOf is the only image itself, or an index of several.
+func indexOf(images []v1.Image, platforms []*v1.Platform) (Artifact, error) {
+	if len(images) == 1 {
+		return images[0], nil
+	}
+	mediaType, err := images[0].MediaType()
 	if err != nil {
 		return nil, err
 	}
-	kept, err := ownSettings(ctx)
-	if err != nil {
-		return nil, err
+	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
+	if mediaType == types.DockerManifestSchema2 {
+		index = mutate.IndexMediaType(empty.Index, types.DockerManifestList)
 	}
-	env = append(env, kept...)
-	compiler := &goCommand{dir: o.Dir, env: env}
-	commands, err := compiler.commands(ctx, o.Packages)
-	if err != nil {
-		return nil, err
+	for i, img := range images {
+		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: platforms[i]}})
 	}
-	// The base comes before compiling, because a wrong name is found out sooner than a binary is built.
-	base, err := o.base(ctx, platform)
-	if err != nil {
-		return nil, err
-	}
-	dir, err := os.MkdirTemp("", "grimoire-image-")
-	if err != nil {
-		return nil, fmt.Errorf("making a folder for the binaries: %w", err)
-	}
-	defer os.RemoveAll(dir)
-	// What a compiler that is killed leaves behind is then removed too.
-	compiler.env = append(compiler.env, "GOTMPDIR="+dir)
-	additions := base.additions
-	for _, command := range commands {
-		binary := filepath.Join(dir, command.name)
-		if err := compiler.build(ctx, command, binary, o.ldflags()); err != nil {
-			return nil, err
-		}
-		layer, err := binaryLayer(binary, path.Join(binaryFolder, command.name), o.Created, base.layerType)
-		if err != nil {
-			return nil, fmt.Errorf("packing %s: %w", command.name, err)
-		}
-		additions = append(additions, o.addendum(layer, "go build "+command.ImportPath))
-		if err := os.Remove(binary); err != nil {
-			return nil, fmt.Errorf("removing a temporary file: %w", err)
-		}
-	}
-	img, err := o.assemble(base.image, additions, commands[0].name, platform)
-	if err != nil {
-		return nil, err
-	}
-	zerolog.Ctx(ctx).Debug().Stringer("platform", platform).Int("binaries", len(commands)).Msg("built the Go image")
-	return img, nil
+	return index, nil
 }
 
 var numericUser = regexp.MustCompile(`^[0-9]+(:[0-9]+)?$`)
@@ -167,6 +330,9 @@ func (o GoOptions) check() error {
 		if name, _, ok := strings.Cut(variable, "="); !ok || name == "" {
 			return fmt.Errorf("environment variable %q is not written as NAME=VALUE", variable)
 		}
+	}
+	if o.CGO && o.Base == "" {
+		return errors.New("a binary with cgo needs the C library of a base; name a base, or leave cgo off")
 	}
 	if strings.ContainsAny(o.Version, "'\"\n\x00") {
 		return fmt.Errorf("version %q holds a quote or a line break, which the linker cannot be told", o.Version)
@@ -208,39 +374,44 @@ func (o GoOptions) ldflags() string {
 // goBase is what the binaries are put on.
 type goBase struct {
 	image     v1.Image
+	digest    string            // "sha256:…"; none where there is no base
 	additions []mutate.Addendum // layers below the binaries
 	layerType types.MediaType
 }
 
-func (o GoOptions) base(ctx context.Context, platform *v1.Platform) (*goBase, error) {
-	if o.Base == "" {
+func (b *GoBuild) base(ctx context.Context, platform *v1.Platform) (*goBase, error) {
+	if b.Base == "" {
 		img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
-		uid, gid, err := userAndGroup(cmp.Or(o.User, defaultUser))
+		uid, gid, err := userAndGroup(cmp.Or(b.User, defaultUser))
 		if err != nil {
 			return nil, err
 		}
-		layer, err := scratchLayer(uid, gid, o.Created)
+		layer, err := b.cache.pack(types.OCILayer, scratchTar(uid, gid, epoch))
 		if err != nil {
 			return nil, fmt.Errorf("packing /etc and /tmp: %w", err)
 		}
 		return &goBase{image: img, layerType: types.OCILayer, additions: []mutate.Addendum{
-			o.addendum(layer, "certificates, users, /tmp"),
+			b.addendum(layer, "certificates, users, /tmp"),
 		}}, nil
 	}
-	img, err := o.Registry.Pull(ctx, o.Base, platform.String())
+	img, err := b.Registry.Pull(ctx, b.Base, platform.String())
 	if err != nil {
 		return nil, err
 	}
+	digest, err := img.Digest()
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", b.Base, err)
+	}
 	manifestType, err := img.MediaType()
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", o.Base, err)
+		return nil, fmt.Errorf("reading %s: %w", b.Base, err)
 	}
 	// A manifest and its layers are of one family, or some registries refuse them.
 	layerType := types.OCILayer
 	if manifestType == types.DockerManifestSchema2 {
 		layerType = types.DockerLayer
 	}
-	return &goBase{image: img, layerType: layerType}, nil
+	return &goBase{image: b.cache.keep(img), digest: digest.String(), layerType: layerType}, nil
 }
 
 func (o GoOptions) addendum(layer v1.Layer, by string) mutate.Addendum {
@@ -325,12 +496,15 @@ type mainPackage struct {
 }
 
 // goEnvironment is what decides on the bytes of a binary; it stands even where the user's environment says otherwise.
-func goEnvironment(platform *v1.Platform) ([]string, error) {
+func goEnvironment(platform *v1.Platform, cgo bool) ([]string, error) {
 	env := []string{
 		"CGO_ENABLED=0", "GOOS=" + platform.OS, "GOARCH=" + platform.Architecture,
 		// Without the file of `go env -w`, an empty variable is the default.
 		"GOENV=off", "GOFLAGS=", "GOEXPERIMENT=", "GOFIPS140=off",
 		"GO386=", "GOMIPS=", "GOMIPS64=", "GOPPC64=", "GORISCV64=",
+	}
+	if cgo {
+		env[0] = "CGO_ENABLED=1"
 	}
 	wrong := fmt.Errorf("platform %s: Go knows no such variant", platform)
 	switch variant := platform.Variant; platform.Architecture {
@@ -356,27 +530,27 @@ func goEnvironment(platform *v1.Platform) ([]string, error) {
 }
 
 // ownSettings are those of the user's that say where modules come from, and where the caches are. They decide on no byte, and
-// would be lost with the file of `go env -w`.
-func ownSettings(ctx context.Context) ([]string, error) {
+// would be lost with the file of `go env -w`. With them comes the version of the toolchain that is used in the folder.
+func ownSettings(ctx context.Context, dir string) (goVersion string, env []string, err error) {
 	names := []string{"GOAUTH", "GOCACHE", "GOINSECURE", "GOMODCACHE", "GONOPROXY", "GONOSUMDB", "GOPRIVATE", "GOPROXY", "GOSUMDB", "GOTOOLCHAIN", "GOVCS"}
-	cmd := process.Command(ctx, "go", append([]string{"env", "-json"}, names...)...)
+	cmd := process.Command(ctx, "go", append([]string{"env", "-json", "GOVERSION"}, names...)...)
+	cmd.Dir = dir
 	out, err := process.Capture(ctx, cmd)
 	if err != nil {
-		return nil, fmt.Errorf("asking for Go's settings: %w", err)
+		return "", nil, fmt.Errorf("asking for Go's settings: %w", err)
 	}
 	values := map[string]string{}
 	if err := json.Unmarshal(out, &values); err != nil {
-		return nil, fmt.Errorf("reading Go's settings: %w", err)
+		return "", nil, fmt.Errorf("reading Go's settings: %w", err)
 	}
-	var env []string
 	for _, name := range names {
 		env = append(env, name+"="+values[name])
 	}
-	return env, nil
+	return values["GOVERSION"], env, nil
 }
 
-// commands returns the main packages that the patterns match, in the patterns' order, each with its binary's name.
-func (g *goCommand) commands(ctx context.Context, patterns []string) ([]mainPackage, error) {
+// mains returns the main packages that the patterns match, in the patterns' order, each with its binary's name.
+func (g *goCommand) mains(ctx context.Context, patterns []string) ([]mainPackage, error) {
 	if len(patterns) == 0 {
 		patterns = []string{"."}
 	}
@@ -427,7 +601,7 @@ func (g *goCommand) notMain(ctx context.Context, pattern string) error {
 }
 
 func (g *goCommand) list(ctx context.Context, pattern string) ([]mainPackage, error) {
-	cmd := process.Command(ctx, "go", "list", "-json=ImportPath,Name", "-tags=timetzdata", "--", pattern)
+	cmd := process.Command(ctx, "go", "list", "-find", "-json=ImportPath,Name", buildTags, "--", pattern)
 	cmd.Dir, cmd.Env = g.dir, process.Env(g.env...)
 	out, err := process.Capture(ctx, cmd)
 	if err != nil {
@@ -444,17 +618,31 @@ func (g *goCommand) list(ctx context.Context, pattern string) ([]mainPackage, er
 	return packages, nil
 }
 
-func (g *goCommand) build(ctx context.Context, p mainPackage, binary, ldflags string) error {
-	cmd := process.Command(ctx, "go", "build", "-o", binary, "-trimpath", "-buildvcs=false", "-tags=timetzdata",
-		"-ldflags="+ldflags, "--", p.ImportPath)
-	cmd.Dir, cmd.Env = g.dir, process.Env(g.env...)
-	if err := process.Run(ctx, cmd); err != nil {
-		return fmt.Errorf("compiling %s: %w", p.ImportPath, err)
+// buildTags has the time zones built in, for an image has no files of them.
+const buildTags = "-tags=timetzdata"
+
+// build compiles the packages into a folder, whose name ends with a separator, each under its binary's name.
+func (g *goCommand) build(ctx context.Context, packages []mainPackage, dir, ldflags string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return fmt.Errorf("making a folder for the binaries: %w", err)
 	}
-	if info, err := os.Stat(binary); err != nil {
-		return fmt.Errorf("compiling %s: %w", p.ImportPath, err)
-	} else if !info.Mode().IsRegular() {
-		return errors.New("compiling " + p.ImportPath + ": the go command made no binary")
+	args := []string{"build", "-o", dir, "-trimpath", "-buildvcs=false", buildTags, "-ldflags=" + ldflags, "--"}
+	var paths []string
+	for _, p := range packages {
+		paths = append(paths, p.ImportPath)
+	}
+	cmd := process.Command(ctx, "go", append(args, paths...)...)
+	cmd.Dir, cmd.Env = g.dir, process.Env(g.env...)
+	doing := "compiling " + strings.Join(paths, ", ")
+	if err := process.Run(ctx, cmd); err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	for _, p := range packages {
+		if info, err := os.Stat(filepath.Join(dir, p.name)); err != nil {
+			return fmt.Errorf("%s: %w", doing, err)
+		} else if !info.Mode().IsRegular() {
+			return errors.New(doing + ": the go command made no binary " + p.name)
+		}
 	}
 	return nil
 }

@@ -78,10 +78,23 @@ func filesOf(t *testing.T, layer v1.Layer) map[string]fileInLayer {
 	}
 }
 
+// buildOne builds for one platform, with layers of its own.
+func buildOne(t *testing.T, o GoOptions) (v1.Image, error) {
+	t.Helper()
+	if o.Cache == "" {
+		o.Cache = t.TempDir()
+	}
+	built, err := BuildGo(t.Context(), o)
+	if err != nil {
+		return nil, err
+	}
+	return built.Artifact.(v1.Image), nil
+}
+
 func TestBuildGo(t *testing.T) {
 	temporary(t)
 	created := time.Date(2026, 5, 1, 12, 0, 0, 5, time.FixedZone("somewhere", 3600))
-	img, err := BuildGo(t.Context(), GoOptions{
+	img, err := buildOne(t, GoOptions{
 		Dir: module(t, t.TempDir()), Packages: []string{"./cmd/worker", "./..."}, Created: created, Version: "v1 of May", Port: 8080,
 		Env: []string{"MODE=prod"}, Labels: map[string]string{"org.opencontainers.image.revision": "4f2a"},
 	})
@@ -109,7 +122,7 @@ func TestBuildGo(t *testing.T) {
 	for i, layer := range layers {
 		assert.Equal(t, types.OCILayer, manifest.Layers[i].MediaType)
 		for name, file := range filesOf(t, layer) {
-			assert.True(t, created.Truncate(time.Second).Equal(file.ModTime), name)
+			assert.Zero(t, file.ModTime.Unix(), name)
 			assert.Zero(t, file.Uid+file.Gid, name)
 			assert.Empty(t, file.Uname+file.Gname, name)
 		}
@@ -168,7 +181,7 @@ func TestBuildGoIsReproducible(t *testing.T) {
 			defer syscall.Umask(old)
 			dir := module(t, filepath.Join(t.TempDir(), test.dir))
 			// A layout has everything that a registry would get.
-			img, err := BuildGo(t.Context(), GoOptions{Dir: dir, Packages: []string{"./cmd/..."}, Version: "1", Labels: map[string]string{
+			img, err := buildOne(t, GoOptions{Dir: dir, Packages: []string{"./cmd/..."}, Version: "1", Labels: map[string]string{
 				"b": "2", "a": "1", "c": "3",
 			}})
 			require.NoError(t, err)
@@ -186,7 +199,7 @@ func TestBuildGoIsReproducible(t *testing.T) {
 
 func TestBuildGoNamesTheVariant(t *testing.T) {
 	temporary(t)
-	img, err := BuildGo(t.Context(), GoOptions{Dir: module(t, t.TempDir()), Packages: []string{"./cmd/api"}, Platform: "linux/arm"})
+	img, err := buildOne(t, GoOptions{Dir: module(t, t.TempDir()), Packages: []string{"./cmd/api"}, Platforms: []string{"linux/arm"}})
 	require.NoError(t, err)
 	config, err := img.ConfigFile()
 	require.NoError(t, err)
@@ -197,7 +210,7 @@ func TestBuildGoForAnotherPlatform(t *testing.T) {
 	temporary(t)
 	dir := t.TempDir()
 	writeFiles(t, dir, map[string]string{"go.mod": "module example.org/pay/v2\n\ngo 1.26\n", "main.go": mainFile, "tool/v3/main.go": mainFile})
-	img, err := BuildGo(t.Context(), GoOptions{Dir: dir, Packages: []string{".", "./tool/v3"}, Platform: "linux/arm/v6", User: "0"})
+	img, err := buildOne(t, GoOptions{Dir: dir, Packages: []string{".", "./tool/v3"}, Platforms: []string{"linux/arm/v6"}, User: "0"})
 	require.NoError(t, err)
 	config, err := img.ConfigFile()
 	require.NoError(t, err)
@@ -220,7 +233,7 @@ func TestBuildGoHasTimeZones(t *testing.T) {
 	writeFiles(t, dir, map[string]string{
 		"go.mod": "module example.org/clock\n\ngo 1.26\n", "main.go": "package main\n\nimport \"time\"\n\nfunc main() { println(time.Now().String()) }\n",
 	})
-	img, err := BuildGo(t.Context(), GoOptions{Dir: dir})
+	img, err := buildOne(t, GoOptions{Dir: dir})
 	require.NoError(t, err)
 	layers, err := img.Layers()
 	require.NoError(t, err)
@@ -281,7 +294,7 @@ func TestBuildGoOnABase(t *testing.T) {
 			base := baseImage(t, test.base, test.oci)
 			_, err := r.Push(t.Context(), host+"/base:1", base)
 			require.NoError(t, err)
-			img, err := BuildGo(t.Context(), GoOptions{
+			img, err := buildOne(t, GoOptions{
 				Dir: module(t, t.TempDir()), Packages: []string{"./cmd/api"}, Base: host + "/base:1", Registry: r, User: test.user,
 				Env: []string{"MODE=prod"}, Labels: map[string]string{"vendor": "shop"},
 			})
@@ -317,15 +330,17 @@ func TestBuildGoFailures(t *testing.T) {
 		{name: "a library", o: GoOptions{Packages: []string{"./pay"}}, want: "./pay is no main package; name one of example.org/shop/broken, example.org/shop/cmd/api,"},
 		{name: "no main package at all", o: GoOptions{Dir: library}, want: "there is none in or below"},
 		{name: "no such package", o: GoOptions{Packages: []string{"./nowhere"}}, want: "finding package ./nowhere"},
-		{name: "no such folder", o: GoOptions{Dir: filepath.Join(dir, "nowhere")}, want: "finding package ."},
+		{name: "no such folder", o: GoOptions{Dir: filepath.Join(dir, "nowhere")}, want: "no such file or directory"},
 		{name: "a flag", o: GoOptions{Packages: []string{"-toolexec=/bin/sh"}}, want: "is no pattern of packages"},
 		{name: "two of a name", o: GoOptions{Packages: []string{"./cmd/api", "./other/api"}}, want: "would both be the binary api"},
 		{name: "does not compile", o: GoOptions{Packages: []string{"./broken"}}, want: "compiling example.org/shop/broken: running go build"},
 		{name: "user by name", o: GoOptions{User: "nobody"}, want: `user "nobody" is not a number`},
 		{name: "enormous user", o: GoOptions{User: "99999999999"}, want: "too large"},
-		{name: "no Linux", o: GoOptions{Platform: "darwin/arm64"}, want: "is not Linux"},
-		{name: "no platform", o: GoOptions{Platform: "amd64"}, want: "OS/ARCHITECTURE"},
-		{name: "no variant", o: GoOptions{Platform: "linux/arm/v9"}, want: "Go knows no such variant"},
+		{name: "no Linux", o: GoOptions{Platforms: []string{"darwin/arm64"}}, want: "is not Linux"},
+		{name: "no platform", o: GoOptions{Platforms: []string{"amd64"}}, want: "OS/ARCHITECTURE"},
+		{name: "no variant", o: GoOptions{Platforms: []string{"linux/arm/v9"}}, want: "Go knows no such variant"},
+		{name: "a platform twice", o: GoOptions{Platforms: []string{"linux/arm", "linux/arm/v7"}}, want: "platform linux/arm/v7 is named twice"},
+		{name: "cgo on nothing", o: GoOptions{CGO: true}, want: "needs the C library of a base"},
 		{name: "port", o: GoOptions{Port: 70000}, want: "port 70000"},
 		{name: "environment", o: GoOptions{Env: []string{"MODE"}}, want: "NAME=VALUE"},
 		{name: "version with a quote", o: GoOptions{Version: "1' -X=main.other=2"}, want: "holds a quote"},
@@ -337,6 +352,7 @@ func TestBuildGoFailures(t *testing.T) {
 				test.o.Dir = dir
 			}
 			var output strings.Builder
+			test.o.Cache = t.TempDir()
 			_, err := BuildGo(process.WithOutput(t.Context(), &output), test.o)
 			require.ErrorContains(t, err, "building a Go image: ")
 			assert.ErrorContains(t, err, test.want)
@@ -352,7 +368,7 @@ func TestBuildGoFailures(t *testing.T) {
 
 func TestBuildGoWithoutGo(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
-	_, err := BuildGo(t.Context(), GoOptions{Dir: t.TempDir()})
+	_, err := buildOne(t, GoOptions{Dir: t.TempDir()})
 	require.ErrorIs(t, err, exec.ErrNotFound)
 	assert.ErrorContains(t, err, "PATH")
 }
@@ -371,7 +387,7 @@ exec sleep 600
 	require.NoError(t, os.WriteFile(filepath.Join(bin, "go"), []byte(script), 0o755))
 	t.Setenv("PATH", bin+string(os.PathListSeparator)+os.Getenv("PATH"))
 	ctx, cancel := context.WithCancel(t.Context())
-	_, err := BuildGo(process.WithOutput(ctx, writerFunc(func([]byte) { cancel() })), GoOptions{Dir: t.TempDir()})
+	_, err := BuildGo(process.WithOutput(ctx, writerFunc(func([]byte) { cancel() })), GoOptions{Dir: t.TempDir(), Cache: t.TempDir()})
 	require.ErrorIs(t, err, context.Canceled)
 	assert.EqualError(t, err, "building a Go image: context canceled")
 }
@@ -383,7 +399,7 @@ func TestGoEnvironment(t *testing.T) {
 	} {
 		parsed, err := parsePlatform(platform)
 		require.NoError(t, err)
-		env, err := goEnvironment(parsed)
+		env, err := goEnvironment(parsed, false)
 		assert.Equal(t, want == "", err != nil, platform)
 		if want != "" {
 			assert.Contains(t, env, want, platform)

@@ -16,17 +16,17 @@ import (
 // Source: https://github.com/opencontainers/image-spec/blob/main/annotations.md
 const refNameAnnotation = "org.opencontainers.image.ref.name"
 
-// Save writes the image as an OCI image layout that is the folder dir, under a name (its reference, mostly; none where it
+// Save writes the image, or the index with its images, as an OCI image layout that is the folder dir, under a name (its reference, mostly; none where it
 // is empty). A layout that is there already is replaced; any other folder that is not empty is refused. The layout is
 // written beside dir and then renamed, so that dir is always whole: an interrupted run leaves the old layout or none.
-func Save(dir string, img v1.Image, name string) error {
+func Save(dir string, img Artifact, name string) error {
 	if err := save(filepath.Clean(dir), img, name); err != nil {
 		return fmt.Errorf("saving the image to %s: %w", dir, err)
 	}
 	return nil
 }
 
-func save(dir string, img v1.Image, name string) error {
+func save(dir string, img Artifact, name string) error {
 	if err := replaceable(dir); err != nil {
 		return err
 	}
@@ -49,7 +49,7 @@ func save(dir string, img v1.Image, name string) error {
 	if name != "" {
 		options = append(options, layout.WithAnnotations(map[string]string{refNameAnnotation: name}))
 	}
-	if err := target.AppendImage(img, options...); err != nil {
+	if err := appendTo(target, img, options); err != nil {
 		return err
 	}
 	// A folder cannot be renamed over one that is not empty.
@@ -63,6 +63,19 @@ func save(dir string, img v1.Image, name string) error {
 		return errors.Join(err, os.Rename(old, dir))
 	}
 	return err
+}
+
+func appendTo(target layout.Path, a Artifact, options []layout.Option) error {
+	switch a := a.(type) {
+	case *GoImage:
+		return appendTo(target, a.Artifact, options)
+	case v1.Image:
+		return target.AppendImage(a, options...)
+	case v1.ImageIndex:
+		return target.AppendIndex(a, options...)
+	default:
+		return fmt.Errorf("%T is neither an image nor an index", a)
+	}
 }
 
 // replaceable refuses to remove what Save has not written.
@@ -84,9 +97,9 @@ func replaceable(dir string) error {
 	return errors.New("the folder holds something else than an image; name another one, or empty it")
 }
 
-// Load reads the image of an OCI image layout that holds exactly one, as Save writes it. Every blob is compared with its
-// digest, so that a damaged layout is not pushed.
-func Load(dir string) (v1.Image, error) {
+// Load reads the image, or the index, of an OCI image layout that holds exactly one, as Save writes it. Every blob is compared
+// with its digest, so that a damaged layout is not pushed.
+func Load(dir string) (Artifact, error) {
 	img, err := load(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("loading the image from %s: %w; build the image first", dir, err)
@@ -97,27 +110,38 @@ func Load(dir string) (v1.Image, error) {
 	return img, nil
 }
 
-func load(dir string) (v1.Image, error) {
+func load(dir string) (Artifact, error) {
 	source, err := layout.FromPath(dir)
 	if err != nil {
 		return nil, err
 	}
-	index, err := source.ImageIndex()
+	root, err := source.ImageIndex()
 	if err != nil {
 		return nil, err
 	}
-	list, err := index.IndexManifest()
+	list, err := root.IndexManifest()
 	if err != nil {
 		return nil, err
 	}
-	if len(list.Manifests) != 1 || !list.Manifests[0].MediaType.IsImage() {
+	if len(list.Manifests) != 1 {
 		return nil, fmt.Errorf("it holds %d manifests and not one image; build the image again", len(list.Manifests))
 	}
 	described := list.Manifests[0]
 	if err := verify(source, described); err != nil {
 		return nil, err
 	}
-	img, err := source.Image(described.Digest)
+	switch {
+	case described.MediaType.IsIndex():
+		return loadIndex(source, root, described.Digest)
+	case described.MediaType.IsImage():
+		return loadImage(source, root, described.Digest)
+	default:
+		return nil, fmt.Errorf("it holds %s and not an image; build the image again", described.MediaType)
+	}
+}
+
+func loadImage(source layout.Path, parent v1.ImageIndex, digest v1.Hash) (v1.Image, error) {
+	img, err := parent.Image(digest)
 	if err != nil {
 		return nil, err
 	}
@@ -131,6 +155,26 @@ func load(dir string) (v1.Image, error) {
 		}
 	}
 	return img, nil
+}
+
+func loadIndex(source layout.Path, parent v1.ImageIndex, digest v1.Hash) (v1.ImageIndex, error) {
+	index, err := parent.ImageIndex(digest)
+	if err != nil {
+		return nil, err
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		return nil, err
+	}
+	for _, child := range manifest.Manifests {
+		if err := verify(source, child); err != nil {
+			return nil, err
+		}
+		if _, err := loadImage(source, index, child.Digest); err != nil {
+			return nil, err
+		}
+	}
+	return index, nil
 }
 
 func verify(source layout.Path, described v1.Descriptor) error {

@@ -42,22 +42,46 @@ type errorDetail struct {
 
 // streamError is what an engine says has failed, in the middle of an answer whose status is 200.
 type streamError struct {
-	step    string
+	line    int    // of the Dockerfile; 0 where it is not known
+	step    string // as the engine calls it
 	message string
+	output  string // the end of what the step has written
 }
 
 func (e *streamError) Error() string {
-	if e.step == "" {
-		return e.message
+	text := e.message
+	if e.step != "" {
+		text = e.step + ": " + text
 	}
-	return e.step + ": " + e.message
+	if e.line > 0 {
+		text = fmt.Sprintf("line %d: %s", e.line, text)
+	}
+	if e.output != "" {
+		text += "\n    " + strings.ReplaceAll(e.output, "\n", "\n    ")
+	}
+	return text
 }
 
 var stepLine = regexp.MustCompile(`^Step \d+(/\d+)? : .+`)
 
-// follow reads a progress stream to its end. Text goes to w as it is, a status as a line; the steps of a progress bar are
-// left out. Each aux record goes to aux. The error is a *streamError where the engine reports one.
-func follow(r io.Reader, w io.Writer, aux func(json.RawMessage)) error {
+// traceID is the id of records that hold BuildKit's progress.
+const traceID = "moby.buildkit.trace"
+
+// watcher is who is told of a progress stream.
+type watcher struct {
+	w     io.Writer
+	aux   func(json.RawMessage)
+	doing func(step string)
+}
+
+// follow reads a progress stream to its end. Text goes to w as it is, a status as a line, BuildKit's steps as lines; the steps of a
+// progress bar are left out. Each other aux record goes to aux. The error is a *streamError where the engine reports one.
+func follow(r io.Reader, to watcher) error {
+	if to.doing == nil {
+		to.doing = func(string) {}
+	}
+	traced := newTrace(to.w, to.doing)
+	var output tail // of the step
 	bounded := &boundedReader{r: r, left: recordLimit}
 	decoder := json.NewDecoder(bounded)
 	step := ""
@@ -76,16 +100,36 @@ func follow(r io.Reader, w io.Writer, aux func(json.RawMessage)) error {
 			return fmt.Errorf("reading the engine's answer: %w", err)
 		}
 		if message := strings.TrimSpace(cmp.Or(rec.ErrorDetail.Message, rec.Error)); message != "" {
-			return &streamError{step: step, message: message}
+			failed := &streamError{step: step, message: message}
+			if step != "" {
+				failed.output = output.String()
+			}
+			if name, written := traced.failure(); name != "" {
+				failed.step, failed.output = cut(name, stepLimit), written
+			}
+			return failed
 		}
 		if line, _, _ := strings.Cut(rec.Stream, "\n"); stepLine.MatchString(line) {
 			step = cut(strings.TrimSpace(line), stepLimit)
+			output.reset()
+			to.doing(step)
+		} else {
+			output.add([]byte(rec.Stream))
 		}
-		if _, err := io.WriteString(w, rec.text()); err != nil {
+		if _, err := io.WriteString(to.w, rec.text()); err != nil {
 			return fmt.Errorf("writing the engine's progress: %w", err)
 		}
-		if len(rec.Aux) > 0 {
-			aux(rec.Aux)
+		switch {
+		case rec.ID == traceID:
+			var message []byte
+			if err := json.Unmarshal(rec.Aux, &message); err != nil {
+				return fmt.Errorf("reading the engine's answer: the progress of the build: %w", err)
+			}
+			if err := traced.update(message); err != nil {
+				return err
+			}
+		case len(rec.Aux) > 0:
+			to.aux(rec.Aux)
 		}
 	}
 }

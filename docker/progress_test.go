@@ -13,7 +13,7 @@ import (
 func TestFollowLongRecord(t *testing.T) {
 	line := strings.Repeat("x", 5<<20)
 	var out strings.Builder
-	err := follow(strings.NewReader(`{"stream":"`+line+`"}`+"\n"+`{"stream":"y\n"}`), &out, func(json.RawMessage) {})
+	err := follow(strings.NewReader(`{"stream":"`+line+`"}`+"\n"+`{"stream":"y\n"}`), watcher{w: &out, aux: func(json.RawMessage) {}})
 	require.NoError(t, err)
 	assert.Equal(t, len(line)+2, out.Len())
 }
@@ -34,14 +34,14 @@ func (e *endless) Read(p []byte) (int, error) {
 
 func TestFollowEndlessRecord(t *testing.T) {
 	source := &endless{}
-	err := follow(source, io.Discard, func(json.RawMessage) {})
+	err := follow(source, watcher{w: io.Discard, aux: func(json.RawMessage) {}})
 	require.ErrorContains(t, err, "longer than 64 MiB")
 	assert.Less(t, source.read, 4*recordLimit)
 }
 
 func TestFollowManyRecords(t *testing.T) {
 	source := strings.NewReader(strings.Repeat(`{"stream":"`+strings.Repeat("x", 1<<20)+`"}`, 3*recordLimit>>20))
-	assert.NoError(t, follow(source, io.Discard, func(json.RawMessage) {}))
+	assert.NoError(t, follow(source, watcher{w: io.Discard, aux: func(json.RawMessage) {}}))
 }
 
 func TestFollowStep(t *testing.T) {
@@ -57,7 +57,7 @@ func TestFollowStep(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			assert.EqualError(t, follow(strings.NewReader(test.stream), io.Discard, func(json.RawMessage) {}), test.want)
+			assert.EqualError(t, follow(strings.NewReader(test.stream), watcher{w: io.Discard, aux: func(json.RawMessage) {}}), test.want)
 		})
 	}
 }
@@ -67,12 +67,14 @@ func FuzzFollow(f *testing.F) {
 	f.Add(`{"status":"Pulling","id":"x","progressDetail":{"current":1}}{"aux":{"ID":"sha256:0"}}`)
 	f.Add(`{"stream":5}`)
 	f.Add(`[[[[`)
+	f.Add(`{"id":"moby.buildkit.trace","aux":"CiMKBHN5bToaBFJVTiAqAggFMgIIBjoDYmFkIgRzeW06"}`)
+	f.Add(`{"id":"moby.buildkit.trace","aux":"GggKAmFiIgJoaQ=="}{"error":"no"}`)
 	f.Add("null\x00")
 	f.Fuzz(func(t *testing.T, stream string) {
 		var out strings.Builder
-		err := follow(strings.NewReader(stream), &out, func(aux json.RawMessage) {
+		err := follow(strings.NewReader(stream), watcher{w: &out, aux: func(aux json.RawMessage) {
 			assert.True(t, json.Valid(aux))
-		})
+		}})
 		if err != nil {
 			assert.NotEmpty(t, strings.TrimSpace(err.Error()))
 		}

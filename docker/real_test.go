@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -103,10 +104,24 @@ USER 65532:65532
 
 const failingDockerfile = realDockerfile + `
 FROM build AS tested
-RUN false
+RUN echo before && false
 `
 
-func TestRealBuildAndPush(t *testing.T) {
+// withEachBuilder runs cases by BuildKit and by the builder before it. Steps have no network: the engine of the tests has no bridge.
+func withEachBuilder(t *testing.T, cases func(t *testing.T, builder Builder)) {
+	for _, builder := range []Builder{BuildKit, Legacy} {
+		t.Run(string(builder), func(t *testing.T) { cases(t, builder) })
+	}
+}
+
+func TestRealEngineBuildsByBuildKit(t *testing.T) {
+	host, _ := needs.Engine(t)
+	assert.Equal(t, BuildKit, connectReal(t, host).builder)
+}
+
+func TestRealBuildAndPush(t *testing.T) { withEachBuilder(t, realBuildAndPush) }
+
+func realBuildAndPush(t *testing.T, builder Builder) {
 	for _, test := range []struct {
 		name string
 		o    testregistry.Options
@@ -131,6 +146,7 @@ func TestRealBuildAndPush(t *testing.T) {
 			var output strings.Builder
 			id, err := engine.Build(t.Context(), BuildOptions{
 				Context: dir, Tags: []string{ref}, Args: map[string]string{"GREETING": real.Host}, Labels: map[string]string{"l": "v"}, Output: &output,
+				Builder: builder, Network: "none",
 			})
 			require.NoError(t, err, output.String())
 			assert.Contains(t, output.String(), "the greeting is "+real.Host)
@@ -153,30 +169,67 @@ func TestRealBuildAndPush(t *testing.T) {
 	}
 }
 
-func TestRealBuildFailures(t *testing.T) {
+func TestRealBuildFailures(t *testing.T) { withEachBuilder(t, realBuildFailures) }
+
+func realBuildFailures(t *testing.T, builder Builder) {
 	host, _ := needs.Engine(t)
 	engine := connectReal(t, host)
 	for _, test := range []struct {
 		name, dockerfile, target string
-		want                     []string
+		want                     map[Builder][]string
 	}{
-		{name: "a step fails", dockerfile: failingDockerfile, target: "tested", want: []string{"RUN false", "returned a non-zero code: 1"}},
-		{name: "no such instruction", dockerfile: "FORM scratch\n", want: []string{"dockerfile parse error line 1: unknown instruction: FORM"}},
-		{name: "no such file", dockerfile: "FROM scratch\nCOPY nothing /\n", want: []string{"Step 2/2 : COPY nothing /", "nothing"}},
-		{name: "no such stage", dockerfile: realDockerfile, target: "nowhere", want: []string{"nowhere"}},
-		{name: "no such base image", dockerfile: "FROM 127.0.0.1:1/base:1\n", want: []string{"Step 1/1 : FROM 127.0.0.1:1/base:1", "connection refused"}},
+		{name: "a step fails", dockerfile: failingDockerfile, target: "tested", want: map[Builder][]string{
+			Legacy:   {"line 12: Step ", "RUN echo before && false", "returned a non-zero code: 1\n", "\n    before"},
+			BuildKit: {"line 12: [tested 1/1] RUN echo before && false: ", "exit code: 1\n    before"},
+		}},
+		{name: "no such instruction", dockerfile: "FORM scratch\n", want: map[Builder][]string{
+			Legacy: {"dockerfile parse error line 1: unknown instruction: FORM"}, BuildKit: {"dockerfile parse error line 1: unknown instruction: FORM"},
+		}},
+		{name: "no such file", dockerfile: "FROM scratch\nCOPY nothing /\n", want: map[Builder][]string{
+			Legacy: {"line 2: Step 2/2 : COPY nothing /", "nothing"}, BuildKit: {"line 2: [1/1] COPY nothing /", "nothing"},
+		}},
+		{name: "no such stage", dockerfile: realDockerfile, target: "nowhere", want: map[Builder][]string{Legacy: {"nowhere"}, BuildKit: {"nowhere"}}},
+		{name: "no such base image", dockerfile: "FROM 127.0.0.1:1/base:1\n", want: map[Builder][]string{
+			Legacy: {"line 1: Step 1/1 : FROM 127.0.0.1:1/base:1", "connection refused"}, BuildKit: {"127.0.0.1:1/base:1", "connection refused"},
+		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			dir := t.TempDir()
 			writeFiles(t, dir, map[string]string{"Dockerfile": test.dockerfile})
-			_, err := engine.Build(t.Context(), BuildOptions{Context: dir, Target: test.target, Output: io.Discard})
+			_, err := engine.Build(t.Context(), BuildOptions{Context: dir, Target: test.target, Output: io.Discard, Builder: builder, Network: "none"})
 			require.ErrorContains(t, err, "building "+dir)
-			for _, want := range test.want {
+			for _, want := range test.want[builder] {
 				assert.ErrorContains(t, err, want)
 			}
 			assert.NotContains(t, err.Error(), "{")
 		})
 	}
+}
+
+// A base image in a registry with a login is fetched with that of Docker's configuration, and nobody else gets it.
+func TestRealBuildOnAPrivateBase(t *testing.T) { withEachBuilder(t, realBuildOnAPrivateBase) }
+
+func realBuildOnAPrivateBase(t *testing.T, builder Builder) {
+	host, _ := needs.Engine(t)
+	real := needs.Registry(t, testregistry.Options{Username: username, Password: password})
+	engine := connectReal(t, host)
+	base := real.Host + "/private/base:1"
+	_, err := withLogin(testRegistry(t), real.Host, username, password).Push(t.Context(), base, baseImage(t, "7", true))
+	require.NoError(t, err)
+	dir := t.TempDir()
+	writeFiles(t, dir, map[string]string{"Dockerfile": "ARG BASE\nFROM $BASE\nCOPY Dockerfile /\n"})
+	o := BuildOptions{Context: dir, Args: map[string]string{"BASE": base}, Output: io.Discard, Builder: builder}
+	_, err = engine.Build(t.Context(), o)
+	require.Error(t, err)
+
+	config := t.TempDir()
+	t.Setenv("DOCKER_CONFIG", config)
+	writeFiles(t, config, map[string]string{"config.json": `{"auths":{"` + real.Host + `":{"username":"` + username + `","password":"` + password + `"}}}`})
+	var output strings.Builder
+	o.Output = &output
+	_, err = engine.Build(t.Context(), o)
+	require.NoError(t, err, output.String())
+	assert.NotContains(t, output.String(), password)
 }
 
 func TestRealEnginePushFailures(t *testing.T) {
@@ -233,29 +286,27 @@ func (s *signalling) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func TestRealBuildCancelled(t *testing.T) {
+func TestRealBuildCancelled(t *testing.T) { withEachBuilder(t, realBuildCancelled) }
+
+func realBuildCancelled(t *testing.T, builder Builder) {
 	host, _ := needs.Engine(t)
 	engine := connectReal(t, host)
 	dir := t.TempDir()
-	writeFiles(t, dir, map[string]string{"Dockerfile": "FROM " + testengine.GoImage + "\nRUN echo sleeping; sleep 1000\n"})
-	output := &signalling{text: "\nsleeping", begun: make(chan struct{})}
+	const seconds = "1009" // by which it is known among the machine's processes
+	writeFiles(t, dir, map[string]string{"Dockerfile": "FROM " + testengine.GoImage + "\nRUN echo sleeping; sleep " + seconds + "\n"})
+	sleeping := func() bool { return exec.Command("pgrep", "-f", "^sleep "+seconds).Run() == nil }
+	output := &signalling{text: "sleeping\n", begun: make(chan struct{})}
 	ctx, cancel := context.WithCancel(t.Context())
+	running := false
 	go func() {
 		<-output.begun
+		running = sleeping()
 		cancel()
 	}()
-	_, err := engine.Build(ctx, BuildOptions{Context: dir, Output: output})
+	_, err := engine.Build(ctx, BuildOptions{Context: dir, Output: output, Builder: builder, Network: "none", NoCache: true})
 	require.ErrorIs(t, err, context.Canceled)
-	require.Eventually(t, func() bool {
-		var containers []struct{ Command string }
-		ask(t, host, http.MethodGet, "/containers/json?all=1", &containers)
-		for _, c := range containers {
-			if strings.Contains(c.Command, "sleep 1000") {
-				return false
-			}
-		}
-		return true
-	}, 20*time.Second, 50*time.Millisecond, "the engine goes on with the build")
+	require.Eventually(t, func() bool { return !sleeping() }, 20*time.Second, 50*time.Millisecond, "the engine goes on with the build")
+	t.Logf("the step was seen to run: %t", running)
 }
 
 // ask makes a request to the engine, without the client under test.

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -88,9 +89,19 @@ func (r Registry) Pull(ctx context.Context, ref, platform string) (v1.Image, err
 	return img, nil
 }
 
-// Push uploads what the registry does not have of the image, then points the reference at it, and returns the image's
-// digest ("sha256:…"). Where the reference names the image already, nothing is sent.
-func (r Registry) Push(ctx context.Context, ref string, img v1.Image) (string, error) {
+// Exists says whether the registry has what the reference names.
+func (r Registry) Exists(ctx context.Context, ref string) (bool, error) {
+	_, err := r.Digest(ctx, ref)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Push uploads what the registry does not have of the image, or of the index and its images, then points the reference at it, and
+// returns its digest ("sha256:…"). The reference may be the digest itself, for an image that gets its tags later. Where the
+// reference names the image already, nothing is sent.
+func (r Registry) Push(ctx context.Context, ref string, img Artifact) (string, error) {
 	s, err := r.session(ctx, "pushing", ref)
 	if err != nil {
 		return "", err
@@ -102,17 +113,19 @@ func (r Registry) Push(ctx context.Context, ref string, img v1.Image) (string, e
 	return digest, nil
 }
 
-// Tag gives what the reference names one more tag in the same repository. Nothing is sent where that tag is on it already.
-// The error matches ErrNotFound where the registry does not have what the reference names.
-func (r Registry) Tag(ctx context.Context, ref, tag string) error {
+// Tag gives what the reference names more tags in the same repository, one after the other. Nothing is sent for a tag that is on it
+// already. The error matches ErrNotFound where the registry does not have what the reference names.
+func (r Registry) Tag(ctx context.Context, ref string, tags ...string) error {
 	s, err := r.session(ctx, "tagging", ref)
 	if err != nil {
 		return err
 	}
-	if err := checkTag(tag); err != nil {
-		return fmt.Errorf("tagging %q: %w", ref, err)
+	for _, tag := range tags {
+		if err := checkTag(tag); err != nil {
+			return fmt.Errorf("tagging %q: %w", ref, err)
+		}
 	}
-	if err := s.tag(ctx, s.ref.Context().Tag(tag)); err != nil {
+	if err := s.tag(ctx, tags); err != nil {
 		return s.explain(ctx, err)
 	}
 	return nil
@@ -124,6 +137,7 @@ type session struct {
 	doing    string
 	ref      name.Reference
 	login    login
+	wait     *atomic.Int64 // how long the registry has asked to be left alone, in nanoseconds
 }
 
 func (r Registry) session(ctx context.Context, doing, reference string) (*session, error) {
@@ -140,7 +154,7 @@ func (r Registry) session(ctx context.Context, doing, reference string) (*sessio
 			return nil, fmt.Errorf("%s an image: %w", doing, err)
 		}
 	}
-	s := &session{registry: r, doing: doing, ref: ref}
+	s := &session{registry: r, doing: doing, ref: ref, wait: new(atomic.Int64)}
 	if s.login, err = r.login(ctx, ref.Context()); err != nil {
 		return nil, fmt.Errorf("%s %q: %w", doing, reference, err)
 	}
@@ -173,9 +187,9 @@ func (s *session) options(ctx context.Context) []remote.Option {
 
 func (s *session) transport() http.RoundTripper {
 	if s.registry.Transport != nil {
-		return s.registry.Transport
+		return &askedToWait{s.registry.Transport, s.wait}
 	}
-	return patient()
+	return &askedToWait{patient(), s.wait}
 }
 
 // silence is how long a registry may take to begin its answer once it has the whole request.
@@ -191,6 +205,19 @@ func withSilence(d time.Duration) http.RoundTripper {
 	transport = transport.Clone()
 	transport.ResponseHeaderTimeout = d
 	return transport
+}
+
+// digest asks for the digest alone, which Docker Hub does not count as a pull, and for the manifest where that fails.
+func (s *session) digest(ctx context.Context) (string, error) {
+	described, err := remote.Head(s.ref, s.options(ctx)...)
+	if err == nil {
+		return described.Digest.String(), nil
+	}
+	found, err := s.get(ctx, s.ref)
+	if err != nil {
+		return "", err
+	}
+	return found.Digest.String(), nil
 }
 
 // get asks for the manifest itself. A HEAD request would do for its digest, but is answered without the reason where it
@@ -225,7 +252,7 @@ func (s *session) pull(ctx context.Context, platform string) (v1.Image, error) {
 	return img, nil
 }
 
-func (s *session) push(ctx context.Context, img v1.Image) (string, error) {
+func (s *session) push(ctx context.Context, img Artifact) (string, error) {
 	digest, err := img.Digest()
 	if err != nil {
 		return "", err
@@ -242,24 +269,60 @@ func (s *session) push(ctx context.Context, img v1.Image) (string, error) {
 	case err != nil && !hasStatus(err, http.StatusNotFound, http.StatusForbidden):
 		return "", err
 	}
-	blobs, err := img.Layers()
-	if err != nil {
-		return "", err
-	}
-	config, err := partial.ConfigLayer(img)
-	if err != nil {
-		return "", err
-	}
 	pusher, err := remote.NewPusher(s.options(ctx)...)
 	if err != nil {
 		return "", err
 	}
-	if err := s.upload(ctx, pusher, append(blobs, config)); err != nil {
+	if err := s.uploadParts(ctx, pusher, img); err != nil {
 		return "", err
 	}
 	// The tag comes last, so that it never names an image that is not whole.
 	err = s.retry(ctx, func() error { return pusher.Put(ctx, s.ref, img) })
 	return digest.String(), err
+}
+
+// uploadParts uploads everything but the manifest.
+func (s *session) uploadParts(ctx context.Context, pusher *remote.Pusher, a Artifact) error {
+	switch a := a.(type) {
+	case v1.Image:
+		blobs, err := a.Layers()
+		if err != nil {
+			return err
+		}
+		config, err := partial.ConfigLayer(a)
+		if err != nil {
+			return err
+		}
+		return s.upload(ctx, pusher, append(blobs, config))
+	case v1.ImageIndex:
+		manifest, err := a.IndexManifest()
+		if err != nil {
+			return err
+		}
+		for _, child := range manifest.Manifests {
+			var part Artifact
+			if child.MediaType.IsIndex() {
+				part, err = a.ImageIndex(child.Digest)
+			} else {
+				part, err = a.Image(child.Digest)
+			}
+			if err != nil {
+				return err
+			}
+			if err := s.uploadParts(ctx, pusher, part); err != nil {
+				return err
+			}
+			ref := s.ref.Context().Digest(child.Digest.String())
+			if err := s.retry(ctx, func() error { return pusher.Put(ctx, ref, part) }); err != nil {
+				return err
+			}
+		}
+		return nil
+	case *GoImage:
+		return s.uploadParts(ctx, pusher, a.Artifact)
+	default:
+		return fmt.Errorf("%T is neither an image nor an index", a)
+	}
 }
 
 // upload uploads the blobs that the registry does not have. The first failure stops the others.
@@ -282,23 +345,29 @@ func (s *session) upload(ctx context.Context, pusher *remote.Pusher, blobs []v1.
 	return context.Cause(ctx)
 }
 
-func (s *session) tag(ctx context.Context, tag name.Tag) error {
+func (s *session) tag(ctx context.Context, tags []string) error {
 	image, err := s.get(ctx, s.ref)
 	if err != nil {
-		return err
-	}
-	there, err := s.get(ctx, tag)
-	if err == nil && there.Digest == image.Digest {
-		return nil
-	}
-	if err != nil && !hasStatus(err, http.StatusNotFound, http.StatusForbidden) {
 		return err
 	}
 	pusher, err := remote.NewPusher(s.options(ctx)...)
 	if err != nil {
 		return err
 	}
-	return s.retry(ctx, func() error { return pusher.Put(ctx, tag, image) })
+	for _, text := range tags {
+		tag := s.ref.Context().Tag(text)
+		there, err := s.get(ctx, tag)
+		if err == nil && there.Digest == image.Digest {
+			continue
+		}
+		if err != nil && !hasStatus(err, http.StatusNotFound, http.StatusForbidden) {
+			return err
+		}
+		if err := s.retry(ctx, func() error { return pusher.Put(ctx, tag, image) }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // hasStatus says whether err is an answer of the registry with one of the statuses.

@@ -142,6 +142,20 @@ func failing(n int64, status int, matches func(*http.Request) bool) gate {
 	}
 }
 
+// busy answers the first n requests that match, or all, with 429 and the time after which to come again.
+func busy(n int64, after string, matches func(*http.Request) bool) gate {
+	refusing := failing(n, http.StatusTooManyRequests, matches)
+	return func(next http.Handler) http.Handler {
+		inner := refusing(next)
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if matches(req) {
+				w.Header().Set("Retry-After", after)
+			}
+			inner.ServeHTTP(w, req)
+		})
+	}
+}
+
 // cutting resets the connection of the first n requests that match, after some of their body.
 func cutting(n int64, matches func(*http.Request) bool) gate {
 	return func(next http.Handler) http.Handler {
@@ -365,6 +379,19 @@ func registryFailures(t *testing.T, serve func(t *testing.T, gates ...gate) stri
 			name: "always 500", gates: []gate{failing(-1, http.StatusInternalServerError, method(http.MethodPost))}, asked: 4,
 			want: []string{"answered 500 Internal Server Error after 4 tries", "the registry's log"},
 		},
+		{
+			name: "full", gates: []gate{deny(http.StatusInternalServerError, "UNKNOWN", "write /var/lib/registry/x: no space left on device")}, asked: 1,
+			want: []string{"has no room left (500 Internal Server Error: write /var/lib/registry/x: no space left on device)", "free some on its disk"},
+		},
+		{name: "over quota", gates: []gate{deny(http.StatusInsufficientStorage, "", "")}, asked: 1, want: []string{"has no room left", "raise the owner's quota"}},
+		{
+			name: "busy for hours", gates: []gate{busy(-1, "7200", method(http.MethodPost))}, asked: 1,
+			want: []string{"answered 429 Too Many Requests and wants no other try within 2h0m0s; try again later"},
+		},
+		{
+			name: "damaged on the way", gates: []gate{deny(http.StatusBadRequest, "DIGEST_INVALID", "provided digest did not match uploaded content")}, asked: 4,
+			want: []string{"answered 400 Bad Request: provided digest did not match uploaded content"},
+		},
 		{name: "always cut", gates: []gate{cutting(1000, always)}, want: []string{"the connection to", "broke after 4 tries"}},
 		{name: "nobody listens", host: nobody, want: []string{"nothing listens at " + nobody, "check that the registry runs"}},
 		{name: "no such host", host: "registry.invalid:5000", want: []string{"registry.invalid", "check the"}},
@@ -406,6 +433,20 @@ func registryFailures(t *testing.T, serve func(t *testing.T, gates ...gate) stri
 			}
 		})
 	}
+}
+
+// A registry that says when to come again is asked then, and not before.
+func TestPushWaitsAsLongAsItIsAsked(t *testing.T) {
+	host := serveRegistry(t, busy(2, "1", method(http.MethodPost)))
+	img, _ := randomImage(t, 0)
+	begun := time.Now()
+	_, err := testRegistry(t).Push(t.Context(), host+"/shop/pay:1", img)
+	require.NoError(t, err)
+	assert.GreaterOrEqual(t, time.Since(begun), time.Second)
+	soon := time.Now().Add(1500 * time.Millisecond).UTC().Format(http.TimeFormat)
+	host = serveRegistry(t, busy(1, soon, method(http.MethodPost)))
+	_, err = testRegistry(t).Push(t.Context(), host+"/shop/pay:1", img)
+	require.NoError(t, err)
 }
 
 func TestSilentRegistryIsGivenUpOn(t *testing.T) {

@@ -7,6 +7,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
+	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -18,6 +21,7 @@ import (
 type tried struct {
 	times int
 	cause error
+	asked time.Duration // that the registry wants to be left alone for, where that is too long
 }
 
 func (t *tried) Error() string { return fmt.Sprintf("%v (tried %d times)", t.cause, t.times) }
@@ -45,9 +49,14 @@ func (s *session) retry(ctx context.Context, op func() error) error {
 		case n == len(waits):
 			return &tried{times: n + 1, cause: err}
 		}
-		zerolog.Ctx(ctx).Warn().Stringer("reference", s.ref).Str("cause", s.brief(err)).Dur("wait", waits[n]).
+		asked := time.Duration(s.wait.Swap(0))
+		if asked > longestWait {
+			return &tried{times: n + 1, cause: err, asked: asked}
+		}
+		wait := max(waits[n], asked)
+		zerolog.Ctx(ctx).Warn().Stringer("reference", s.ref).Str("cause", s.brief(err)).Dur("wait", wait).
 			Msg("trying the registry again")
-		timer := time.NewTimer(waits[n])
+		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
@@ -55,6 +64,29 @@ func (s *session) retry(ctx context.Context, op func() error) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// longestWait is how long a registry is waited for that asks for it by Retry-After.
+const longestWait = 2 * time.Minute
+
+// askedToWait notes how long a registry that is busy asks to be left alone.
+type askedToWait struct {
+	http.RoundTripper
+	wait *atomic.Int64
+}
+
+// RoundTrip reads the header Retry-After of the answer. Source: https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
+func (a *askedToWait) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := a.RoundTripper.RoundTrip(req)
+	if err == nil && (resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusServiceUnavailable) {
+		text := resp.Header.Get("Retry-After")
+		if seconds, failed := strconv.Atoi(text); failed == nil && seconds > 0 {
+			a.wait.Store(int64(min(seconds, 24*60*60)) * int64(time.Second))
+		} else if at, failed := http.ParseTime(text); failed == nil {
+			a.wait.Store(int64(time.Until(at)))
+		}
+	}
+	return resp, err
 }
 
 // passing says whether an error is worth another try: a connection that broke, a registry that is busy or restarting.
@@ -67,11 +99,12 @@ func passing(err error) bool {
 	if errors.As(err, &answer) {
 		for _, diagnostic := range answer.Errors {
 			// An upload that the registry has lost, by a restart perhaps. The next try begins a new one.
-			if diagnostic.Code == transport.BlobUploadUnknownErrorCode {
+			// So is one that was damaged on its way.
+			if diagnostic.Code == transport.BlobUploadUnknownErrorCode || diagnostic.Code == transport.DigestInvalidErrorCode {
 				return true
 			}
 		}
-		return passingStatus(answer.StatusCode)
+		return passingStatus(answer.StatusCode) && !full(answer)
 	}
 	if broken(err) != nil {
 		return true
@@ -92,6 +125,11 @@ func broken(err error) error {
 		}
 	}
 	return nil
+}
+
+// full says whether the registry has no room left, which passes by nobody's waiting.
+func full(answer *transport.Error) bool {
+	return answer.StatusCode == http.StatusInsufficientStorage || strings.Contains(strings.ToLower(answer.Error()), "no space left")
 }
 
 func passingStatus(status int) bool {

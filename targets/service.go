@@ -80,9 +80,28 @@ type ImageSettings struct {
 	// Base is the image to build on, for the builder go. Environment: IMAGE_BASE. Default: an empty one with CA
 	// certificates and time zones.
 	Base string
-	// Platform is what the image runs on. Environment: IMAGE_PLATFORM. Default: linux/amd64, everywhere, so that a
-	// laptop and CI build the same image.
+	// Platform is what the image runs on; several, for the builder go, are separated by commas and make an index.
+	// Environment: IMAGE_PLATFORM. Default: linux/amd64, everywhere, so that a laptop and CI build the same image.
 	Platform string
+	// CGO compiles with cgo, for the builder go; Base has to have the C library then. Environment: IMAGE_CGO. Default: false.
+	CGO bool
+	// Target is the stage of the Dockerfile to build. Environment: IMAGE_TARGET. Default: the last one.
+	Target string
+	// Args are the Dockerfile's arguments, as NAME=VALUE separated by spaces, besides VERSION. They can be read in the
+	// image's history, so one that is a secret is refused. Environment: IMAGE_ARGS. Default: none.
+	Args string
+	// Secrets are variables of the environment, separated by spaces, that `RUN --mount=type=secret,id=NAME` of the
+	// Dockerfile sees. They are in no layer and in no log. They need BuildKit. Environment: IMAGE_SECRETS. Default: none.
+	Secrets string
+	// Network is what the Dockerfile's steps reach: none, host, or a network of the engine. Environment: IMAGE_NETWORK.
+	// Default: the engine's own.
+	Network string
+	// Latest is whether the image of the newest commit of the default branch is also tagged latest: on or off.
+	// Environment: IMAGE_LATEST. Default: on.
+	Latest string
+	// CopyTo is where Copy copies the image to, host/owner/name, with :tag unless it is to keep its own.
+	// Environment: IMAGE_COPY_TO. No default.
+	CopyTo string
 	// AllowDirty lets Push and Deploy take an image of files that are in no commit. Environment: ALLOW_DIRTY.
 	// Default: false.
 	AllowDirty bool

@@ -57,7 +57,7 @@ func joined(errs []settingError, prefixes ...string) error {
 
 // ofTarget are the prefixes of the settings that a target needs; those of others cannot fail it.
 var ofTarget = map[string][]string{
-	"lint": {}, "vet": {}, "test": {"Test."}, "image": {"Image."}, "push": {"AllowPullRequest", "Image."},
+	"lint": {}, "vet": {}, "test": {"Test."}, "image": {"Image."}, "push": {"AllowPullRequest", "Image."}, "copy": {"AllowPullRequest", "Image."},
 }
 
 // currentFor is Current for a target: what is wrong with the settings of others is not its business.
@@ -94,6 +94,13 @@ func resolve(s Service, getenv func(string) string) (Service, []Setting, []setti
 	str(r, &s.Image.Main, "Image.Main", "IMAGE_MAIN", "")
 	str(r, &s.Image.Base, "Image.Base", "IMAGE_BASE", "")
 	str(r, &s.Image.Platform, "Image.Platform", "IMAGE_PLATFORM", "linux/amd64")
+	value(r, &s.Image.CGO, "Image.CGO", "IMAGE_CGO", false, truth)
+	str(r, &s.Image.Target, "Image.Target", "IMAGE_TARGET", "")
+	str(r, &s.Image.Args, "Image.Args", "IMAGE_ARGS", "")
+	str(r, &s.Image.Secrets, "Image.Secrets", "IMAGE_SECRETS", "")
+	str(r, &s.Image.Network, "Image.Network", "IMAGE_NETWORK", "")
+	oneOf(r, &s.Image.Latest, "Image.Latest", "IMAGE_LATEST", "on", "off")
+	str(r, &s.Image.CopyTo, "Image.CopyTo", "IMAGE_COPY_TO", "")
 	value(r, &s.Image.AllowDirty, "Image.AllowDirty", "ALLOW_DIRTY", false, truth)
 
 	str(r, &s.Deploy.Manifests, "Deploy.Manifests", "DEPLOY_MANIFESTS", "deploy")

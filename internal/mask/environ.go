@@ -11,6 +11,9 @@ import (
 // secretName matches the names of variables that hold secrets by convention: REGISTRY_PASS, GITHUB_TOKEN, AWS_SECRET_ACCESS_KEY.
 var secretName = regexp.MustCompile(`(?i)(^|_)(PASS|PASSWD|PASSWORD|PASSPHRASE|SECRET|SECRETS|TOKEN|CREDENTIALS?|APIKEY|API_KEY|ACCESS_KEY|PRIVATE_KEY|AUTH|AUTHORIZATION|WEBHOOK)(_|$)`)
 
+// SecretName says whether what has this name is a secret by convention.
+func SecretName(name string) bool { return secretName.MatchString(name) }
+
 // passwordName matches the names of variables that hold passwords, which may be numbers.
 var passwordName = regexp.MustCompile(`(?i)(^|_)(PASS|PASSWD|PASSWORD|PASSPHRASE|SECRET|PIN)(_|$)`)
 
@@ -29,6 +32,7 @@ func (m *Masker) AddEnviron(environ []string) (parts []string) {
 	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
 		switch {
+		case name == "IMAGE_SECRETS": // names variables, and holds none
 		case name == "KUBECONFIG_DATA":
 			m.Add(value)
 			if config, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(value), "")); err == nil {

@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -272,10 +273,12 @@ func (s *shop) check(t *testing.T) {
 			if !bytes.HasSuffix(bytes.TrimSpace(data), []byte("</html>")) {
 				err = errors.New("its end is missing")
 			}
+		case "image.intoto.jsonl":
+			_, err = docker.ParseStatements(data)
 		case "image":
 			img, lerr := docker.Load(file)
 			if err = lerr; err == nil {
-				err = validate.Image(img)
+				err = validate.Image(img.(v1.Image))
 			}
 		default:
 			err = errors.New("nobody knows what that is")

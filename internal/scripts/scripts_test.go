@@ -84,6 +84,19 @@ func TestScriptsOnTheCluster(t *testing.T) {
 	testscript.Run(t, p)
 }
 
+// Scripts for a real Docker Engine.
+func TestScriptsWithAnEngine(t *testing.T) {
+	host, _ := needs.Engine(t)
+	p := parameters(t, filepath.Join("testdata", "engine"))
+	setup := p.Setup
+	p.Setup = func(e *testscript.Env) error {
+		err := setup(e)
+		e.Setenv("DOCKER_HOST", host)
+		return err
+	}
+	testscript.Run(t, p)
+}
+
 // parameters are those of the scripts in a folder.
 func parameters(t *testing.T, dir string) testscript.Params {
 	t.Helper()

@@ -501,7 +501,11 @@ func (p *Pipeline) draw(frame rune) bool {
 	var parts []string
 	for _, s := range p.order {
 		if s.turn && !s.ended() {
-			parts = append(parts, fmt.Sprintf("%s %s", s.record.Name, time.Since(s.begin).Round(time.Second)))
+			part := fmt.Sprintf("%s %s", s.record.Name, time.Since(s.begin).Round(time.Second))
+			if s.doing != "" {
+				part += " " + s.doing
+			}
+			parts = append(parts, part)
 		}
 	}
 	p.printer.show(string(frame) + " " + strings.Join(parts, " · "))
@@ -529,6 +533,9 @@ func (p *Pipeline) plan(ctx context.Context, s *stage, body func(context.Context
 	zerolog.Ctx(ctx).Info().Msg("would run: " + text)
 	return nil
 }
+
+// CurrentForge returns what is known of the forge and of the run.
+func CurrentForge() forge.Forge { return Default().forge }
 
 // Mask strikes the secrets of the run out of a text.
 func Mask(text string) string { return Default().masker.Mask(text) }

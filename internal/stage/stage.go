@@ -94,6 +94,7 @@ type stage struct {
 
 	// What follows is the pipeline's to lock.
 	record      report.Stage
+	doing       string         // what it is at, for who watches
 	waitsFor    map[*stage]int // by how many calls
 	children    int            // processes that run
 	turn        bool           // it counts as one of those that run
@@ -324,6 +325,15 @@ func Made(ctx context.Context, what string) {
 		s.pipeline.mu.Lock()
 		defer s.pipeline.mu.Unlock()
 		s.record.Made = append(s.record.Made, s.pipeline.masker.Mask(what))
+	}
+}
+
+// Doing notes what the stage that ctx belongs to is at. On a terminal it stands in the line that says what runs.
+func Doing(ctx context.Context, what string) {
+	if s := current(ctx); s != nil {
+		s.pipeline.mu.Lock()
+		defer s.pipeline.mu.Unlock()
+		s.doing = s.pipeline.masker.Mask(what)
 	}
 }
 

@@ -135,11 +135,14 @@ func prepare(dir string) (c sandbox.Config, err error) {
 	}
 	hosts = fmt.Appendf(hosts, "\n%s %s\n", testregistry.Address, testregistry.Name)
 	empty := filepath.Join(dir, "empty")
-	if err := errors.Join(os.WriteFile(filepath.Join(dir, "hosts"), hosts, 0o644), os.Mkdir(empty, 0o755), os.Mkdir(Certificates(dir), 0o755)); err != nil {
+	// As engines since 23.0 do by themselves.
+	config := filepath.Join(dir, "daemon.json")
+	if err := errors.Join(os.WriteFile(config, []byte(`{"features": {"buildkit": true}}`), 0o644),
+		os.WriteFile(filepath.Join(dir, "hosts"), hosts, 0o644), os.Mkdir(empty, 0o755), os.Mkdir(Certificates(dir), 0o755)); err != nil {
 		return c, err
 	}
 	c = sandbox.Config{
-		Command: []string{"dockerd", "--host=unix://" + Socket(dir), "--data-root=" + filepath.Join(dir, "data"),
+		Command: []string{"dockerd", "--config-file=" + config, "--host=unix://" + Socket(dir), "--data-root=" + filepath.Join(dir, "data"),
 			"--exec-root=/run/docker", "--pidfile=/run/docker.pid", "--cgroup-parent=/" + sandbox.CgroupName(dir),
 			"--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"},
 		Isolate: true,

@@ -2,9 +2,12 @@ package image
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -15,7 +18,9 @@ import (
 
 	"github.com/grimoire-build/grimoire/docker"
 	"github.com/grimoire-build/grimoire/internal/atomicfile"
+	"github.com/grimoire-build/grimoire/internal/mask"
 	"github.com/grimoire-build/grimoire/internal/process"
+	"github.com/grimoire-build/grimoire/internal/stage"
 )
 
 // What an image came from.
@@ -35,6 +40,8 @@ type built struct {
 	Reference string `json:"reference"`
 	// Digest is the image by digest, name@sha256:…; an engine's image has none before it is pushed.
 	Digest string `json:"digest,omitempty"`
+	// Inputs is a digest of what it was built from; empty where that cannot be told.
+	Inputs string `json:"inputs,omitempty"`
 	// Revision is the commit that it was built from; empty where there is none, or where files differed from it.
 	Revision string `json:"revision,omitempty"`
 }
@@ -66,52 +73,180 @@ func (r *record) set(p *plan, b built) error {
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(filepath.Join(p.Dir, p.Build, "image.json"), append(data, '\n'))
+	return atomicfile.Write(p.file(), append(data, '\n'))
 }
 
-func (p *plan) buildByEngine(ctx context.Context, engine *docker.Engine) (built, error) {
-	options := docker.BuildOptions{
-		Context:    p.Dir,
-		Dockerfile: p.Image.Dockerfile,
-		Tags:       []string{p.reference},
-		Args:       map[string]string{"VERSION": p.version()},
-		Labels:     p.labels(),
-		Platform:   p.Image.Platform,
-	}
-	if p.Image.Registry != "" {
-		login, err := p.registry.Auth(ctx, p.reference)
-		if err != nil {
-			return built{}, err
-		}
-		options.Logins = append(options.Logins, login) // a base image may be a private one
-	}
-	id, err := engine.Build(ctx, options)
+func (p *plan) file() string { return filepath.Join(p.Dir, p.Build, "image.json") }
+
+// last is what the last run has left in build/image.json.
+func (p *plan) last() (built, error) {
+	data, err := os.ReadFile(p.file())
 	if err != nil {
 		return built{}, err
 	}
-	zerolog.Ctx(ctx).Info().Str("reference", p.reference).Str("id", id).Msg("built by the Docker Engine")
-	return built{Builder: builderEngine, Reference: p.reference}, nil
+	var b built
+	err = json.Unmarshal(data, &b)
+	return b, err
 }
 
-func (p *plan) buildFromGo(ctx context.Context) (built, error) {
+// engineMaker builds from the Dockerfile by a Docker Engine.
+type engineMaker struct {
+	plan    *plan
+	engine  *docker.Engine
+	options docker.BuildOptions
+}
+
+func (p *plan) engineMaker(ctx context.Context, engine *docker.Engine) (*engineMaker, error) {
+	if strings.Contains(p.Image.Platform, ",") {
+		return nil, fmt.Errorf("a Docker Engine builds for one platform at a time, and not for %s; set IMAGE_BUILDER=go, or one IMAGE_PLATFORM", p.Image.Platform)
+	}
+	args, err := p.args()
+	if err != nil {
+		return nil, err
+	}
+	secrets, err := p.secrets()
+	if err != nil {
+		return nil, err
+	}
+	m := &engineMaker{plan: p, engine: engine, options: docker.BuildOptions{
+		Context:    p.Dir,
+		Dockerfile: p.Image.Dockerfile,
+		Tags:       []string{p.reference},
+		Args:       args,
+		Labels:     p.labels(),
+		Target:     p.Image.Target,
+		Platform:   p.Image.Platform,
+		Network:    p.Image.Network,
+		Secrets:    secrets,
+		Doing:      func(step string) { stage.Doing(ctx, step) },
+	}}
+	if p.Image.Registry != "" {
+		login, err := p.registry.Auth(ctx, p.reference)
+		if err != nil {
+			return nil, err
+		}
+		m.options.Logins = append(m.options.Logins, login) // a base image may be a private one
+	}
+	return m, nil
+}
+
+// versionArg is the argument that tells the Dockerfile the version. It changes with every commit.
+const versionArg = "VERSION"
+
+// args are the arguments of the Dockerfile. A secret is refused: whoever has the image can read it in its history.
+func (p *plan) args() (map[string]string, error) {
+	args := map[string]string{versionArg: p.version()}
+	for field := range strings.FieldsSeq(p.Image.Args) {
+		name, value, ok := strings.Cut(field, "=")
+		const cure = "name it in IMAGE_SECRETS, and read it in the Dockerfile by RUN --mount=type=secret,id=NAME"
+		switch {
+		case !ok || name == "":
+			return nil, fmt.Errorf("the setting Image.Args (IMAGE_ARGS) has a word that is not written as NAME=VALUE: %q", stage.Mask(field))
+		case mask.SecretName(name):
+			return nil, fmt.Errorf("the build argument %s is named like a secret, and would stand in the image's history; %s", name, cure)
+		case stage.Mask(value) != value:
+			return nil, fmt.Errorf("the build argument %s holds a secret of the environment, and would stand in the image's history; %s", name, cure)
+		}
+		args[name] = value
+	}
+	return args, nil
+}
+
+func (p *plan) secrets() (map[string][]byte, error) {
+	secrets := map[string][]byte{}
+	for name := range strings.FieldsSeq(p.Image.Secrets) {
+		value, ok := os.LookupEnv(name)
+		if !ok {
+			return nil, fmt.Errorf("the setting Image.Secrets (IMAGE_SECRETS) names %s, which is not set in the environment; set it, or leave it out", name)
+		}
+		secrets[name] = []byte(value)
+	}
+	return secrets, nil
+}
+
+func (m *engineMaker) close() { m.engine.Close() }
+
+func (m *engineMaker) inputs(ctx context.Context) (string, error) {
+	inputs, err := docker.DockerfileInputs(ctx, m.options, m.plan.registry, versionArg)
+	if err != nil {
+		return "", err
+	}
+	inputs = m.plan.ofTag(inputs)
+	m.options.Labels[docker.InputsLabel] = inputs
+	return inputs, nil
+}
+
+func (m *engineMaker) build(ctx context.Context) (built, error) {
+	id, err := m.engine.Build(ctx, m.options)
+	if err != nil {
+		return built{}, err
+	}
+	zerolog.Ctx(ctx).Info().Str("reference", m.plan.reference).Str("id", id).Msg("built by the Docker Engine")
+	return built{Builder: builderEngine, Reference: m.plan.reference}, nil
+}
+
+// ofTag makes a chosen tag one of the inputs: it is the version that the image tells, which no commit changes.
+func (p *plan) ofTag(inputs string) string {
+	if p.Image.Tag == "" {
+		return inputs
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q", inputs, p.Image.Tag))
+	return hex.EncodeToString(sum[:20])
+}
+
+// goMaker builds from the Go packages.
+type goMaker struct {
+	plan *plan
+	todo *docker.GoBuild
+}
+
+func (p *plan) goMaker(ctx context.Context) (*goMaker, error) {
 	packages := strings.Fields(p.Image.Main)
 	if len(packages) == 0 {
 		main, err := p.findMain(ctx)
 		if err != nil {
-			return built{}, err
+			return nil, err
 		}
 		packages = []string{main}
 	}
-	img, err := docker.BuildGo(ctx, docker.GoOptions{
-		Dir:      p.Dir,
-		Packages: packages,
-		Platform: p.Image.Platform,
-		Base:     p.Image.Base,
-		Registry: p.registry,
-		Labels:   p.labels(),
-		Created:  p.tree.Time,
-		Version:  p.version(),
+	var platforms []string
+	for platform := range strings.SplitSeq(p.Image.Platform, ",") {
+		platforms = append(platforms, strings.TrimSpace(platform))
+	}
+	todo, err := docker.NewGoBuild(ctx, docker.GoOptions{
+		Dir:       p.Dir,
+		Packages:  packages,
+		Platforms: platforms,
+		CGO:       p.Image.CGO,
+		Base:      p.Image.Base,
+		Registry:  p.registry,
+		Labels:    p.labels(),
+		Created:   p.tree.Time,
+		Version:   p.version(),
+		Source:    p.source(),
 	})
+	if err != nil {
+		return nil, err
+	}
+	return &goMaker{p, todo}, nil
+}
+
+func (m *goMaker) close() {}
+
+func (m *goMaker) inputs(ctx context.Context) (string, error) {
+	inputs, err := m.todo.Inputs(ctx)
+	if err != nil {
+		return "", err
+	}
+	inputs = m.plan.ofTag(inputs)
+	m.todo.Labels[docker.InputsLabel] = inputs
+	return inputs, nil
+}
+
+func (m *goMaker) build(ctx context.Context) (built, error) {
+	p := m.plan
+	stage.Doing(ctx, "compiling")
+	img, err := m.todo.Build(ctx)
 	if err != nil {
 		return built{}, err
 	}
@@ -122,9 +257,27 @@ func (p *plan) buildFromGo(ctx context.Context) (built, error) {
 	if err := docker.Save(p.layout(), img, p.reference); err != nil {
 		return built{}, err
 	}
+	if err := atomicfile.Write(p.statements(), docker.JoinStatements(img.Statements)); err != nil {
+		return built{}, err
+	}
 	b := built{Builder: builderGo, Reference: p.reference, Digest: byDigest(p.reference, digest.String())}
 	zerolog.Ctx(ctx).Info().Str("reference", p.reference).Stringer("digest", digest).Msg("built from the Go packages")
 	return b, nil
+}
+
+// statements is the file of the SBOM and the provenance of the image in layout, a statement each line.
+func (p *plan) statements() string { return filepath.Join(p.Dir, p.Build, "image.intoto.jsonl") }
+
+// source is where the code is from.
+func (p *plan) source() docker.Source {
+	var s docker.Source
+	if host, _, ok := strings.Cut(p.module, "/"); ok && strings.Contains(host, ".") {
+		s.Repository = "https://" + p.module
+	}
+	if p.tree.Commit != "" && !p.tree.Dirty() {
+		s.Revision = p.tree.Commit
+	}
+	return s
 }
 
 // layout is the folder of the image that was built without an engine, as an OCI image layout.
@@ -161,11 +314,15 @@ func (p *plan) findMain(ctx context.Context) (string, error) {
 	}
 }
 
-// push brings b to the registry and returns it by digest.
+// push brings b to the registry and returns it by digest. Tags come last: what is attached to an image is there before anybody finds it.
 func (p *plan) push(ctx context.Context, b built) (built, error) {
 	log := zerolog.Ctx(ctx)
+	tags := []string{p.tag}
 	switch b.Builder {
 	case builderRegistry:
+		if err := p.registry.Tag(ctx, b.Digest, tags...); err != nil {
+			return b, err
+		}
 		log.Info().Str("reference", b.Reference).Msg("the registry holds it already, so nothing is pushed")
 		return b, nil
 	case builderEngine:
@@ -179,25 +336,70 @@ func (p *plan) push(ctx context.Context, b built) (built, error) {
 			return b, err
 		}
 		b.Digest = byDigest(b.Reference, digest)
+		if err := p.attachProvenance(ctx, b.Digest, digest); err != nil {
+			return b, err
+		}
 	default:
 		img, err := docker.Load(p.layout())
 		if err != nil {
 			return b, err
 		}
-		digest, err := p.registry.Push(ctx, b.Reference, img)
+		statements, err := p.readStatements()
 		if err != nil {
 			return b, err
 		}
-		b.Digest = byDigest(b.Reference, digest)
+		if _, err := p.registry.Push(ctx, b.Digest, img); err != nil {
+			return b, err
+		}
+		if err := p.registry.Attach(ctx, b.Digest, statements...); err != nil {
+			return b, err
+		}
+	}
+	if b.Inputs != "" {
+		tags = append(tags, docker.InputsTag(b.Inputs))
+	}
+	if err := p.registry.Tag(ctx, b.Digest, tags...); err != nil {
+		return b, err
 	}
 	log.Info().Str("reference", b.Reference).Str("digest", b.Digest).Msg("pushed")
 	return b, nil
 }
 
-// byDigest is the reference with the digest in place of the tag.
-func byDigest(reference, digest string) string {
-	if i := strings.LastIndexByte(reference, ':'); i > strings.LastIndexByte(reference, '/') {
-		reference = reference[:i]
+func (p *plan) readStatements() ([]docker.Statement, error) {
+	text, err := os.ReadFile(p.statements())
+	if err != nil {
+		return nil, fmt.Errorf("reading the SBOM and provenance: %w; build the image again", err)
 	}
-	return reference + "@" + digest
+	statements, err := docker.ParseStatements(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", p.statements(), err)
+	}
+	return statements, nil
+}
+
+// attachProvenance says of an image that an engine has built how that was.
+func (p *plan) attachProvenance(ctx context.Context, reference, digest string) error {
+	args, err := p.args()
+	if err != nil {
+		return err
+	}
+	options := docker.BuildOptions{Dockerfile: p.Image.Dockerfile, Target: p.Image.Target, Platform: p.Image.Platform, Args: args, Network: p.Image.Network}
+	statement, err := options.Provenance(digest, p.source())
+	if err != nil {
+		return err
+	}
+	return p.registry.Attach(ctx, reference, statement)
+}
+
+// byDigest is the reference with the digest in place of the tag.
+func byDigest(reference, digest string) string { return withoutTag(reference) + "@" + digest }
+
+// withTag is the reference with another tag.
+func withTag(reference, tag string) string { return withoutTag(reference) + ":" + tag }
+
+func withoutTag(reference string) string {
+	if i := strings.LastIndexByte(reference, ':'); i > strings.LastIndexByte(reference, '/') {
+		return reference[:i]
+	}
+	return reference
 }

@@ -23,7 +23,7 @@ import (
 )
 
 func init() {
-	stage.Known("image", "push")
+	stage.Known("image", "push", "copy")
 	targets.ProvideImage(func(ctx context.Context) (string, error) {
 		err := Push(ctx)
 		return made.get().Digest, err
@@ -31,7 +31,8 @@ func init() {
 }
 
 // Image builds the service's image: from the Dockerfile by a Docker Engine where there are both, else from the Go packages
-// without an engine. An image of this commit that the registry holds is not built again.
+// without an engine. What the registry holds already, an image of this commit or one of the same inputs, is not built again: source
+// files, Dockerfile, base images, arguments, toolchain.
 //
 // The image is named REGISTRY_HOST/IMAGE_REPOSITORY:TAG, where the tag is 12 characters of the commit, with "-dirty" where
 // files differ from it. What was built is written to build/image.json; the CI's step gets the output image.
@@ -81,6 +82,10 @@ func Image(ctx context.Context) error {
 // is not pushed again. The login comes from REGISTRY_USER and REGISTRY_PASS, else from Docker's configuration and
 // its credential helpers; an image of uncommitted files is refused unless ALLOW_DIRTY is true. In a CI run for a pull request
 // it is skipped unless ALLOW_PULL_REQUEST is true. The CI's step gets the output digest.
+//
+// An image of the same inputs that an earlier commit has pushed gets this commit's tag too, and nothing is built or sent. Beside the
+// image go its SBOM (of the builder go) and its provenance, as referrers. On the default branch the tag latest moves to it last, unless
+// that is of a newer commit.
 func Push(ctx context.Context) error {
 	return targets.RunStage(ctx, "push",
 		func(ctx context.Context, s targets.Service) error {
@@ -100,6 +105,9 @@ func Push(ctx context.Context) error {
 			}
 			b, err := p.push(ctx, made.get())
 			if err != nil {
+				return err
+			}
+			if err := p.moveLatest(ctx, b.Digest); err != nil {
 				return err
 			}
 			stage.Made(ctx, b.Digest)
@@ -127,6 +135,60 @@ func Push(ctx context.Context) error {
 		})
 }
 
+// Copy copies this commit's image from the registry to IMAGE_COPY_TO, by digest and with its SBOM and provenance, and prints its
+// reference there. Nothing is built; push comes first. The login of IMAGE_COPY_TO's registry comes from Docker's configuration, or is the
+// one of REGISTRY_HOST where that is the same. The CI's step gets the output copied.
+func Copy(ctx context.Context) error {
+	return targets.RunStage(ctx, "copy",
+		func(ctx context.Context, s targets.Service) error {
+			p, to, err := newCopy(ctx, s)
+			if err != nil {
+				return err
+			}
+			digest, err := p.registry.Copy(ctx, p.reference, to)
+			if errors.Is(err, docker.ErrNotFound) {
+				return fmt.Errorf("%w; push the image first", err)
+			}
+			if err != nil {
+				return err
+			}
+			copied := byDigest(to, digest)
+			zerolog.Ctx(ctx).Info().Str("from", p.reference).Str("to", to).Str("digest", digest).Msg("copied")
+			stage.Made(ctx, copied)
+			stage.Output(ctx, "copied", copied)
+			if targets.Requested("copy") {
+				return stage.Result(copied)
+			}
+			return nil
+		},
+		func(ctx context.Context, s targets.Service) (string, error) {
+			p, to, err := newCopy(ctx, s)
+			if err != nil {
+				return "", err
+			}
+			return "copy " + p.reference + " to " + to, nil
+		})
+}
+
+func newCopy(ctx context.Context, s targets.Service) (p *plan, to string, err error) {
+	if p, err = newPlan(ctx, s); err != nil {
+		return nil, "", err
+	}
+	if err := p.mayPush(); err != nil {
+		return nil, "", err
+	}
+	host, repository, _ := strings.Cut(s.Image.CopyTo, "/")
+	if s.Image.CopyTo == "" {
+		return nil, "", errors.New("there is nowhere to copy the image to; set IMAGE_COPY_TO to HOST/OWNER/NAME")
+	}
+	tag := p.reference[strings.LastIndexByte(p.reference, ':')+1:]
+	if i := strings.LastIndexByte(repository, ':'); i >= 0 {
+		repository, tag = repository[:i], repository[i+1:]
+	}
+	to, err = docker.Reference(host, repository, tag)
+	return p, to, err
+}
+
 // plan is what the settings and the checkout say of the image.
 type plan struct {
 	targets.Service
@@ -134,6 +196,7 @@ type plan struct {
 	tree      checkout.Checkout
 	reference string // host/owner/name:tag, or name:tag where there is no registry
 	registry  docker.Registry
+	tag       string
 }
 
 // noRegistry stands for the registry of an image that stays on this machine while its name is checked.
@@ -162,7 +225,7 @@ func newPlan(ctx context.Context, s targets.Service) (*plan, error) {
 	if tree.Commit != "" {
 		stage.Describe("", tree.Tag())
 	}
-	return &plan{Service: s, module: modulePath, tree: tree, reference: reference, registry: docker.Registry{
+	return &plan{Service: s, module: modulePath, tree: tree, reference: reference, tag: tag, registry: docker.Registry{
 		Host:     s.Image.Registry,
 		Username: os.Getenv("REGISTRY_USER"),
 		Password: os.Getenv("REGISTRY_PASS"),
@@ -211,22 +274,61 @@ func (p *plan) build(ctx context.Context) (built, error) {
 			log.Info().Str("reference", p.reference).Msg("the registry holds this commit's image, so nothing is built")
 			return built{Builder: builderRegistry, Reference: p.reference, Digest: byDigest(p.reference, digest)}, nil
 		case err == nil:
-			log.Warn().Str("reference", p.reference).Msg("the registry holds an image of this commit that was built with other settings, so it is built again")
+			log.Warn().Str("reference", p.reference).Msg("the registry holds an image of this commit that was built with other settings")
 		case errors.Is(err, docker.ErrNotFound):
 		default:
 			// Building needs no registry: Push will say it if it is still not there.
 			log.Debug().Err(err).Msg("the registry was not asked for this commit's image")
 		}
 	}
-	engine, err := p.engine(ctx)
+	m, err := p.maker(ctx)
 	if err != nil {
 		return built{}, err
 	}
-	if engine != nil {
-		defer engine.Close()
-		return p.buildByEngine(ctx, engine)
+	defer m.close()
+	inputs, err := m.inputs(ctx)
+	switch {
+	case errors.Is(err, docker.ErrUnknownInputs):
+		log.Info().Err(err).Msg("the image is built whether or not there is one like it")
+	case err != nil:
+		return built{}, err
 	}
-	return p.buildFromGo(ctx)
+	if found, ok := p.reuse(ctx, inputs); ok {
+		return found, nil
+	}
+	b, err := m.build(ctx)
+	b.Inputs = inputs
+	return b, err
+}
+
+// reuse finds an image of the same inputs: in the registry, or in the folder that the last build has made.
+func (p *plan) reuse(ctx context.Context, inputs string) (built, bool) {
+	if inputs == "" {
+		return built{}, false
+	}
+	log := zerolog.Ctx(ctx)
+	if p.Image.Registry != "" {
+		digest, err := p.registry.Digest(ctx, withTag(p.reference, docker.InputsTag(inputs)))
+		if err == nil {
+			log.Info().Str("digest", digest).Msg("the registry holds an image of the same inputs, so nothing is built")
+			return built{Builder: builderRegistry, Reference: p.reference, Digest: byDigest(p.reference, digest), Inputs: inputs}, true
+		}
+		log.Debug().Err(err).Msg("the registry has no image of these inputs")
+	}
+	last, err := p.last()
+	if err != nil || last.Builder != builderGo || last.Inputs != inputs || last.Reference != p.reference {
+		return built{}, false
+	}
+	img, err := docker.Load(p.layout())
+	if err != nil {
+		log.Debug().Err(err).Msg("the image that was built last is not there any more")
+		return built{}, false
+	}
+	if digest, err := img.Digest(); err != nil || byDigest(p.reference, digest.String()) != last.Digest {
+		return built{}, false
+	}
+	log.Info().Str("reference", p.reference).Msg("nothing has changed since the image was built, so nothing is built")
+	return last, true
 }
 
 // pushed returns the digest of the image that the registry holds, and the settings that it was built with.
@@ -234,28 +336,43 @@ func (p *plan) pushed(ctx context.Context) (digest, settings string, err error) 
 	if digest, err = p.registry.Digest(ctx, p.reference); err != nil {
 		return "", "", err
 	}
-	img, err := p.registry.Pull(ctx, byDigest(p.reference, digest), p.Image.Platform)
+	labels, err := p.labelsOf(ctx, byDigest(p.reference, digest))
+	return digest, labels[settingsLabel], err
+}
+
+// labelsOf are the labels of an image in the registry; of an index, of the one for the first platform.
+func (p *plan) labelsOf(ctx context.Context, reference string) (map[string]string, error) {
+	platform, _, _ := strings.Cut(p.Image.Platform, ",")
+	img, err := p.registry.Pull(ctx, reference, strings.TrimSpace(platform))
 	if err != nil {
-		return "", "", err
+		return nil, err
 	}
 	config, err := img.ConfigFile()
 	if err != nil {
-		return "", "", err
+		return nil, err
 	}
-	return digest, config.Config.Labels[settingsLabel], nil
+	return config.Config.Labels, nil
 }
 
-// engine returns the Docker Engine that is to build the image, nil where none is to.
-func (p *plan) engine(ctx context.Context) (*docker.Engine, error) {
+// maker builds the image in one of the ways there are.
+type maker interface {
+	// inputs tells what the image is built from; docker.ErrUnknownInputs where that cannot be told.
+	inputs(ctx context.Context) (string, error)
+	build(ctx context.Context) (built, error)
+	close()
+}
+
+// maker returns how the image is to be built.
+func (p *plan) maker(ctx context.Context) (maker, error) {
 	if p.Image.Builder == "go" {
-		return nil, nil
+		return p.goMaker(ctx)
 	}
 	log := zerolog.Ctx(ctx)
 	dockerfile := filepath.Join(p.Dir, p.Image.Dockerfile)
 	_, err := os.ReadFile(dockerfile)
 	if p.Image.Builder == "auto" && errors.Is(err, os.ErrNotExist) {
 		log.Info().Msgf("there is no %s, so the image is built from the Go packages", p.Image.Dockerfile)
-		return nil, nil
+		return p.goMaker(ctx)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the Dockerfile: %w; name a file that can be read with Service.Image.Dockerfile or DOCKERFILE", err)
@@ -263,9 +380,17 @@ func (p *plan) engine(ctx context.Context) (*docker.Engine, error) {
 	engine, err := docker.Connect(ctx)
 	if p.Image.Builder == "auto" && errors.Is(err, docker.ErrNoEngine) {
 		log.Info().Msgf("no Docker Engine answers, so %s is not used and the image is built from the Go packages", p.Image.Dockerfile)
-		return nil, nil
+		return p.goMaker(ctx)
 	}
-	return engine, err
+	if err != nil {
+		return nil, err
+	}
+	m, err := p.engineMaker(ctx, engine)
+	if err != nil {
+		engine.Close()
+		return nil, err
+	}
+	return m, nil
 }
 
 // labels are the annotations that the OCI image specification names, as far as they are known. They depend on the commit and
@@ -293,7 +418,8 @@ const settingsLabel = "build.grimoire.settings"
 
 // settings are a digest of what the image depends on besides the commit.
 func (p *plan) settings() string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q %q", p.Image.Builder, p.Image.Dockerfile, p.Image.Main, p.Image.Base, p.Image.Platform))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q %q %t %q %q %q %q", p.Image.Builder, p.Image.Dockerfile, p.Image.Main, p.Image.Base, p.Image.Platform,
+		p.Image.CGO, p.Image.Target, p.Image.Args, p.Image.Secrets, p.Image.Network))
 	return hex.EncodeToString(sum[:6])
 }
 

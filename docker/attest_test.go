@@ -1,0 +1,230 @@
+package docker
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"strings"
+	"testing"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/registry/remote"
+)
+
+// referrersByORAS reads what is attached to an image by a library that shares no code with what has attached it.
+func referrersByORAS(t *testing.T, repository, digest string) map[string][]byte {
+	t.Helper()
+	repo, err := remote.NewRepository(repository)
+	require.NoError(t, err)
+	repo.PlainHTTP = true
+	image, err := repo.Resolve(t.Context(), digest)
+	require.NoError(t, err)
+	said := map[string][]byte{}
+	err = repo.Referrers(t.Context(), image, "application/vnd.in-toto+json", func(found []ocispec.Descriptor) error {
+		for _, described := range found {
+			raw, err := content.FetchAll(context.Background(), repo, described)
+			require.NoError(t, err)
+			var manifest ocispec.Manifest
+			require.NoError(t, json.Unmarshal(raw, &manifest))
+			assert.Equal(t, image.Digest, manifest.Subject.Digest)
+			assert.Equal(t, image.Size, manifest.Subject.Size)
+			require.Len(t, manifest.Layers, 1)
+			kind := manifest.Layers[0].Annotations["in-toto.io/predicate-type"]
+			assert.Equal(t, kind, described.Annotations["in-toto.io/predicate-type"])
+			require.NotContains(t, said, kind, "it is attached twice")
+			said[kind], err = content.FetchAll(context.Background(), repo, manifest.Layers[0])
+			require.NoError(t, err)
+		}
+		return nil
+	})
+	require.NoError(t, err)
+	return said
+}
+
+func TestAttach(t *testing.T) { onEachRegistry(t, attach) }
+
+func attach(t *testing.T, serve func(t *testing.T, gates ...gate) string) {
+	temporary(t)
+	r, host := testRegistry(t), serve(t)
+	dir := t.TempDir()
+	writeFiles(t, dir, map[string]string{
+		"go.mod":                        "module example.org/pay\n\ngo 1.26\n\nrequire example.org/dep v1.2.3\n",
+		"main.go":                       "package main\n\nimport \"example.org/dep\"\n\nfunc main() { println(dep.Name) }\n",
+		"vendor/modules.txt":            "# example.org/dep v1.2.3\n## explicit; go 1.26\nexample.org/dep\n",
+		"vendor/example.org/dep/dep.go": "package dep\n\nconst Name = \"dep\"\n",
+	})
+	_, err := r.Push(t.Context(), host+"/base:1", baseImage(t, "7", true))
+	require.NoError(t, err)
+	built, err := BuildGo(t.Context(), GoOptions{
+		Dir: dir, Base: host + "/base:1", Registry: r, Cache: t.TempDir(), Version: "v1",
+		Source: Source{Repository: "https://bob:s3cret@git.example.org/shop/pay", Revision: "4f2a9c"},
+	})
+	require.NoError(t, err)
+	digest := must(built.Digest()).String()
+	ref := host + "/shop/pay@" + digest
+	require.Len(t, built.Statements, 2)
+	err = r.Attach(t.Context(), ref, built.Statements...)
+	require.ErrorIs(t, err, ErrNotFound, "there is nothing to attach it to")
+
+	_, err = r.Push(t.Context(), ref, built)
+	require.NoError(t, err)
+	for range 2 { // the second time nothing is added
+		require.NoError(t, r.Attach(t.Context(), ref, built.Statements...))
+	}
+	said := referrersByORAS(t, host+"/shop/pay", digest)
+	require.Len(t, said, 2)
+
+	var sbom struct {
+		Type    string `json:"_type"`
+		Subject []struct{ Digest map[string]string }
+		// The rest is for what checks SPDX.
+		Predicate spdxDocument
+	}
+	require.NoError(t, json.Unmarshal(said[PredicateSPDX], &sbom))
+	assert.Equal(t, "https://in-toto.io/Statement/v1", sbom.Type)
+	assert.Equal(t, strings.TrimPrefix(digest, "sha256:"), sbom.Subject[0].Digest["sha256"])
+	purls := map[string]string{}
+	for _, p := range sbom.Predicate.Packages {
+		purls[p.ExternalRefs[0].Locator] = p.SPDXID
+	}
+	assert.Contains(t, purls, "pkg:golang/example.org/dep@v1.2.3")
+	assert.Contains(t, purls, "pkg:golang/example.org/pay")
+	ids := map[string]bool{"SPDXRef-DOCUMENT": true}
+	for _, p := range sbom.Predicate.Packages {
+		assert.Regexp(t, `^SPDXRef-[A-Za-z0-9.-]+$`, p.SPDXID)
+		ids[p.SPDXID] = true
+	}
+	related := 0
+	for _, r := range sbom.Predicate.Relationships {
+		assert.True(t, ids[r.Element] && ids[r.Related], "%v", r)
+		if r.Related == purls["pkg:golang/example.org/dep@v1.2.3"] {
+			related++
+		}
+	}
+	assert.Equal(t, 1, related)
+
+	var made struct{ Predicate provenance }
+	require.NoError(t, json.Unmarshal(said[PredicateProvenance], &made))
+	build := made.Predicate.BuildDefinition
+	assert.Equal(t, "v1", build.ExternalParameters["version"])
+	assert.Regexp(t, `^go1\.`, build.InternalParameters["go"])
+	base, err := r.Digest(t.Context(), host+"/base:1")
+	require.NoError(t, err)
+	assert.Equal(t, []dependency{
+		{URI: "git+https://git.example.org/shop/pay", Digest: map[string]string{"gitCommit": "4f2a9c"}},
+		{URI: "oci://" + host + "/base:1", Digest: map[string]string{"sha256": strings.TrimPrefix(base, "sha256:")}},
+	}, build.ResolvedDependencies)
+	assert.NotContains(t, string(said[PredicateProvenance]), "s3cret")
+
+	read, err := r.Statements(t.Context(), ref)
+	require.NoError(t, err)
+	require.Len(t, read, 2)
+	assert.Equal(t, said[PredicateProvenance], read[0].JSON)
+
+	parsed, err := ParseStatements(JoinStatements(built.Statements))
+	require.NoError(t, err)
+	assert.Equal(t, built.Statements, parsed)
+}
+
+func TestParseStatementsRefuses(t *testing.T) {
+	for _, text := range []string{"{", "{}", `{"subject":[{"digest":{"sha512":"x"}}],"predicateType":"t"}`, "null"} {
+		_, err := ParseStatements([]byte(text))
+		assert.ErrorContains(t, err, "reading statement 1: ", text)
+	}
+	none, err := ParseStatements([]byte("\n \n"))
+	require.NoError(t, err)
+	assert.Empty(t, none)
+}
+
+// An index of two platforms has an SBOM for each, and one provenance.
+func TestPushAndCopyAnIndex(t *testing.T) { onEachRegistry(t, pushAndCopyAnIndex) }
+
+func pushAndCopyAnIndex(t *testing.T, serve func(t *testing.T, gates ...gate) string) {
+	temporary(t)
+	r, host, other := testRegistry(t), serve(t), serve(t)
+	built, err := BuildGo(t.Context(), GoOptions{
+		Dir: module(t, t.TempDir()), Packages: []string{"./cmd/api"}, Platforms: []string{"linux/amd64", "linux/arm64"}, Cache: t.TempDir(),
+	})
+	require.NoError(t, err)
+	digest := must(built.Digest()).String()
+	require.Len(t, built.Statements, 3)
+	assert.Equal(t, digest, built.Statements[2].Subject)
+
+	layout := t.TempDir() + "/image"
+	require.NoError(t, Save(layout, built, host+"/shop/api:1"))
+	loaded, err := Load(layout)
+	require.NoError(t, err)
+	pushed, err := r.Push(t.Context(), host+"/shop/api:1", loaded)
+	require.NoError(t, err)
+	assert.Equal(t, digest, pushed)
+	require.NoError(t, r.Attach(t.Context(), host+"/shop/api:1", built.Statements...))
+	for platform, user := range map[string]string{"linux/amd64": defaultUser, "linux/arm64": defaultUser} {
+		img, err := r.Pull(t.Context(), host+"/shop/api:1", platform)
+		require.NoError(t, err)
+		config, err := img.ConfigFile()
+		require.NoError(t, err)
+		assert.Equal(t, platform, config.Platform().String())
+		assert.Equal(t, user, config.Config.User)
+		assert.Contains(t, referrersByORAS(t, host+"/shop/api", must(img.Digest()).String()), PredicateSPDX)
+	}
+
+	there, err := r.Exists(t.Context(), other+"/live/api:2")
+	require.NoError(t, err)
+	assert.False(t, there)
+	for range 2 {
+		copied, err := r.Copy(t.Context(), host+"/shop/api@"+digest, other+"/live/api:2")
+		require.NoError(t, err)
+		assert.Equal(t, digest, copied)
+	}
+	there, err = r.Exists(t.Context(), other+"/live/api:2")
+	require.NoError(t, err)
+	assert.True(t, there)
+	assert.Contains(t, referrersByORAS(t, other+"/live/api", digest), PredicateProvenance)
+	img, err := r.Pull(t.Context(), other+"/live/api:2", "linux/arm64")
+	require.NoError(t, err)
+	layers, err := img.Layers()
+	require.NoError(t, err)
+	assert.Contains(t, filesOf(t, layers[1]), "usr/local/bin/api")
+	assert.Contains(t, referrersByORAS(t, other+"/live/api", must(img.Digest()).String()), PredicateSPDX)
+
+	_, err = r.Copy(t.Context(), host+"/shop/api:nowhere", other+"/live/api:3")
+	require.ErrorIs(t, err, ErrNotFound)
+	_, err = r.Copy(t.Context(), host+"/shop/api:1", other+"/live/api@"+digest)
+	assert.ErrorContains(t, err, "names no tag")
+}
+
+// A layer that has been packed or fetched once is not again; one that is damaged on its way is not kept.
+func TestLayerCache(t *testing.T) {
+	temporary(t)
+	dir := module(t, t.TempDir())
+	cache := t.TempDir()
+	seen := &requests{}
+	r, host := testRegistry(t), serveRegistry(t, seen.gate)
+	_, err := r.Push(t.Context(), host+"/base:1", baseImage(t, "7", true))
+	require.NoError(t, err)
+	var digests []v1.Hash
+	for range 2 {
+		built, err := BuildGo(t.Context(), GoOptions{Dir: dir, Packages: []string{"./cmd/..."}, Base: host + "/base:1", Registry: r, Cache: cache})
+		require.NoError(t, err)
+		digests = append(digests, must(built.Digest()))
+		require.NoError(t, Save(t.TempDir()+"/image", built, ""))
+	}
+	assert.Equal(t, digests[0], digests[1])
+	c, err := openLayerCache(t.Context(), cache)
+	require.NoError(t, err)
+	var packed bytes.Buffer
+	for range 2 {
+		layer, err := c.pack("x", binaryTar(dir+"/go.mod", "/a", epoch))
+		require.NoError(t, err)
+		content, err := layer.Compressed()
+		require.NoError(t, err)
+		_, err = packed.ReadFrom(content)
+		require.NoError(t, err)
+		require.NoError(t, content.Close())
+	}
+	assert.Equal(t, packed.Bytes()[:packed.Len()/2], packed.Bytes()[packed.Len()/2:])
+}

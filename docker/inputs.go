@@ -1,0 +1,267 @@
+package docker
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/grimoire-build/grimoire/internal/process"
+)
+
+// InputsLabel is the label that tells from which inputs an image was built: what GoBuild.Inputs or DockerfileInputs returned.
+const InputsLabel = "build.grimoire.inputs"
+
+// InputsTag is the tag under which an image of these inputs is found in its repository.
+func InputsTag(inputs string) string { return "inputs-" + inputs }
+
+// ErrUnknownInputs says that not all inputs of an image can be told without building it.
+var ErrUnknownInputs = errors.New("what goes into the image cannot be told beforehand")
+
+// ofCommit are the labels that change with every commit, whatever it changes.
+var ofCommit = []string{"org.opencontainers.image.created", "org.opencontainers.image.revision", "org.opencontainers.image.version"}
+
+// inputHash collects what an image is built from, each under a name so that nothing can be taken for something else.
+type inputHash struct{ hash.Hash }
+
+func newInputHash(kind string) inputHash {
+	h := inputHash{sha256.New()}
+	h.add("kind", kind, packing)
+	return h
+}
+
+func (h inputHash) add(name string, values ...string) { fmt.Fprintf(h, "%q %q\n", name, values) }
+
+func (h inputHash) addMap(name string, values map[string]string) {
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		h.add(name, key, values[key])
+	}
+}
+
+func (h inputHash) addLabels(labels map[string]string) {
+	labels = maps.Clone(labels)
+	delete(labels, InputsLabel)
+	for _, name := range ofCommit {
+		delete(labels, name)
+	}
+	h.addMap("label", labels)
+}
+
+func (h inputHash) addFile(name, file string) error {
+	content, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer content.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, content); err != nil {
+		return err
+	}
+	h.add("file", name, hex.EncodeToString(sum.Sum(nil)))
+	return nil
+}
+
+// sum is short enough for a tag, and long enough that no two are alike.
+func (h inputHash) sum() string { return hex.EncodeToString(h.Sum(nil)[:20]) }
+
+// Inputs returns a digest of everything that the image is made of: the files of the packages that are compiled in, the
+// versions of the modules, the toolchain, the base's digest, and the options. It leaves out what changes with each commit, whatever
+// that commit changes: Created, Version, Source, and the labels created, revision and version of the OCI. So two commits have the
+// same inputs where nothing of these programs has changed between them.
+func (b *GoBuild) Inputs(ctx context.Context) (string, error) {
+	inputs, err := b.inputs(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return "", fmt.Errorf("finding out what the image is built from: %w", err)
+	}
+	b.Labels = maps.Clone(b.Labels)
+	if b.Labels == nil {
+		b.Labels = map[string]string{}
+	}
+	b.Labels[InputsLabel] = inputs
+	return inputs, nil
+}
+
+func (b *GoBuild) inputs(ctx context.Context) (string, error) {
+	if err := b.findBases(ctx); err != nil {
+		return "", err
+	}
+	h := newInputHash("go")
+	h.add("toolchain", b.goVersion)
+	h.add("user", b.User)
+	h.add("env", b.Env...)
+	h.add("port", fmt.Sprint(b.Port))
+	h.add("ldflags", b.LDFlags)
+	h.addLabels(b.Labels)
+	if b.CGO {
+		for _, name := range []string{"CC", "CXX", "CGO_CFLAGS", "CGO_CPPFLAGS", "CGO_CXXFLAGS", "CGO_LDFLAGS"} {
+			h.add("cgo", name, os.Getenv(name))
+		}
+	}
+	for i, platform := range b.platforms {
+		h.add("platform", platform.String())
+		h.add("base", b.bases[i].digest)
+		for _, addition := range b.bases[i].additions {
+			diffID, err := addition.Layer.DiffID()
+			if err != nil {
+				return "", err
+			}
+			h.add("layer", diffID.String())
+		}
+		for _, main := range b.mains {
+			h.add("main", main.ImportPath)
+		}
+		packages, err := b.command(platform).packages(ctx, b.mains)
+		if err != nil {
+			return "", err
+		}
+		for _, p := range packages {
+			if err := h.addPackage(p); err != nil {
+				return "", err
+			}
+		}
+	}
+	return h.sum(), nil
+}
+
+// compiledPackage is a package as `go list -deps` reports it.
+type compiledPackage struct {
+	ImportPath, Name, Dir, DefaultGODEBUG string
+	Standard                              bool
+	Module                                *compiledModule
+
+	GoFiles, CgoFiles, CFiles, CXXFiles, MFiles, HFiles, FFiles, SFiles, SwigFiles, SwigCXXFiles, SysoFiles, EmbedFiles []string
+}
+
+type compiledModule struct {
+	Path, Version, Sum, GoVersion, Dir string
+	Main                               bool
+	Replace                            *compiledModule
+}
+
+// packages are all packages that are compiled into the binaries.
+func (g *goCommand) packages(ctx context.Context, mains []mainPackage) ([]compiledPackage, error) {
+	args := []string{"list", "-deps", "-trimpath", buildTags, "-json=ImportPath,Name,Dir,DefaultGODEBUG,Standard,Module," +
+		"GoFiles,CgoFiles,CFiles,CXXFiles,MFiles,HFiles,FFiles,SFiles,SwigFiles,SwigCXXFiles,SysoFiles,EmbedFiles", "--"}
+	for _, main := range mains {
+		args = append(args, main.ImportPath)
+	}
+	cmd := process.Command(ctx, "go", args...)
+	cmd.Dir, cmd.Env = g.dir, process.Env(g.env...)
+	out, err := process.Capture(ctx, cmd)
+	if err != nil {
+		return nil, fmt.Errorf("listing the packages: %w", err)
+	}
+	var packages []compiledPackage
+	for decoder := json.NewDecoder(bytes.NewReader(out)); decoder.More(); {
+		var p compiledPackage
+		if err := decoder.Decode(&p); err != nil {
+			return nil, fmt.Errorf("reading what go list says: %w", err)
+		}
+		if !p.Standard {
+			packages = append(packages, p)
+		}
+	}
+	return packages, nil
+}
+
+func (h inputHash) addPackage(p compiledPackage) error {
+	h.add("package", p.ImportPath, p.DefaultGODEBUG)
+	from := p.Module
+	if from != nil && from.Replace != nil {
+		h.add("replaced", from.Path, from.Version)
+		from = from.Replace
+	}
+	if from != nil {
+		h.add("module", from.Path, from.Version, from.GoVersion)
+	}
+	// A module of a version is always the same; one in a vendor folder has no folder of its own, and may have been changed.
+	if from != nil && from.Version != "" && from.Dir != "" {
+		h.add("sum", from.Sum)
+		return nil
+	}
+	files := slices.Concat(p.GoFiles, p.CgoFiles, p.CFiles, p.CXXFiles, p.MFiles, p.HFiles, p.FFiles, p.SFiles, p.SwigFiles,
+		p.SwigCXXFiles, p.SysoFiles, p.EmbedFiles)
+	for _, name := range files {
+		if err := h.addFile(p.ImportPath+"/"+filepath.ToSlash(name), filepath.Join(p.Dir, name)); err != nil {
+			return err
+		}
+	}
+	if p.Name != "main" {
+		return nil
+	}
+	// The compiler reads it without being told.
+	const profile = "default.pgo"
+	err := h.addFile(p.ImportPath+"/"+profile, filepath.Join(p.Dir, profile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// DockerfileInputs returns a digest of everything that Engine.Build makes an image of: the context's files without what is ignored,
+// the Dockerfile, the digests that the registries have of the base images, and the options but for Tags, Logins, Output and the
+// labels created, revision and version of the OCI; arguments that are named in without are left out too. What steps download is
+// not among it, so a Dockerfile has to name versions there. The error matches ErrUnknownInputs where a base image is not
+// in a registry, and where the Dockerfile downloads by ADD.
+func DockerfileInputs(ctx context.Context, o BuildOptions, bases Registry, without ...string) (string, error) {
+	inputs, err := dockerfileInputs(ctx, o, bases, without)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return "", fmt.Errorf("finding out what the image is built from: %w", err)
+	}
+	return inputs, nil
+}
+
+func dockerfileInputs(ctx context.Context, o BuildOptions, bases Registry, without []string) (string, error) {
+	files, err := openBuildContext(o.Context, o.Dockerfile)
+	if err != nil {
+		return "", err
+	}
+	defer files.Close()
+	args := maps.Clone(o.Args)
+	for _, name := range without {
+		delete(args, name)
+	}
+	h := newInputHash("dockerfile")
+	h.add("dockerfile", files.dockerfile)
+	h.add("target", o.Target)
+	h.add("platform", o.Platform)
+	h.add("network", o.Network)
+	h.addMap("arg", args)
+	h.addLabels(o.Labels)
+	images, err := baseImages(string(files.content), o.Args)
+	if err != nil {
+		return "", err
+	}
+	for _, image := range images {
+		base, err := bases.session(ctx, "looking up", image)
+		if err != nil {
+			return "", err
+		}
+		digest, err := base.digest(ctx)
+		if err != nil {
+			return "", fmt.Errorf("%w: the digest of the base image: %w", ErrUnknownInputs, base.explain(ctx, err))
+		}
+		h.add("base", image, digest)
+	}
+	files.timeless = true
+	if err := files.write(ctx, h); err != nil {
+		return "", err
+	}
+	return h.sum(), nil
+}
