@@ -1,7 +1,6 @@
 package docker
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"debug/buildinfo"
@@ -115,6 +114,7 @@ type GoBuild struct {
 	GoOptions
 	platforms []*v1.Platform
 	mains     []mainPackage
+	listed    []compiledPackage // for the first platform
 	goVersion string   // of the toolchain that go.mod asks for
 	kept      []string // settings of the user's that say where modules come from
 	cache     *layerCache
@@ -231,7 +231,7 @@ func newGoBuild(ctx context.Context, o GoOptions) (*GoBuild, error) {
 	if b.goVersion, b.kept, err = ownSettings(ctx, o.Dir); err != nil {
 		return nil, err
 	}
-	if b.mains, err = b.command(b.platforms[0]).mains(ctx, o.Packages); err != nil {
+	if b.mains, b.listed, err = b.command(b.platforms[0]).mains(ctx, o.Packages); err != nil {
 		return nil, err
 	}
 	if b.cache, err = openLayerCache(ctx, o.Cache); err != nil {
@@ -487,12 +487,10 @@ type goCommand struct {
 	env []string
 }
 
-// mainPackage is a package as `go list` reports it.
+// mainPackage is a program.
 type mainPackage struct {
 	ImportPath string
-	Name       string
-
-	name string // of the binary
+	name       string // of the binary
 }
 
 // goEnvironment is what decides on the bytes of a binary; it stands even where the user's environment says otherwise.
@@ -549,73 +547,60 @@ func ownSettings(ctx context.Context, dir string) (goVersion string, env []strin
 	return values["GOVERSION"], env, nil
 }
 
-// mains returns the main packages that the patterns match, in the patterns' order, each with its binary's name.
-func (g *goCommand) mains(ctx context.Context, patterns []string) ([]mainPackage, error) {
+// mains returns the main packages that the patterns match, in the patterns' order, each with its binary's name, and all packages that
+// are compiled into them.
+func (g *goCommand) mains(ctx context.Context, patterns []string) ([]mainPackage, []compiledPackage, error) {
 	if len(patterns) == 0 {
 		patterns = []string{"."}
 	}
-	var found []mainPackage
 	for _, pattern := range patterns {
 		if pattern == "" || strings.HasPrefix(pattern, "-") {
-			return nil, fmt.Errorf("package %q is no pattern of packages; give ./cmd/NAME for example", pattern)
+			return nil, nil, fmt.Errorf("package %q is no pattern of packages; give ./cmd/NAME for example", pattern)
 		}
-		packages, err := g.list(ctx, pattern)
-		if err != nil {
-			return nil, err
-		}
-		mains := slices.DeleteFunc(slices.Clone(packages), func(p mainPackage) bool { return p.Name != "main" })
-		if len(mains) == 0 || len(mains) < len(packages) && !strings.Contains(pattern, "...") {
-			return nil, g.notMain(ctx, pattern)
+	}
+	packages, err := g.list(ctx, patterns)
+	if err != nil {
+		return nil, nil, err
+	}
+	var found []mainPackage
+	for _, pattern := range patterns {
+		matches := slices.DeleteFunc(slices.Clone(packages), func(p compiledPackage) bool { return !slices.Contains(p.Match, pattern) })
+		mains := slices.DeleteFunc(slices.Clone(matches), func(p compiledPackage) bool { return p.Name != "main" })
+		if len(mains) == 0 || len(mains) < len(matches) && !strings.Contains(pattern, "...") {
+			return nil, nil, g.notMain(ctx, pattern)
 		}
 		for _, p := range mains {
 			if slices.ContainsFunc(found, func(other mainPackage) bool { return other.ImportPath == p.ImportPath }) {
 				continue
 			}
-			p.name = binaryName(p.ImportPath)
-			if at := slices.IndexFunc(found, func(other mainPackage) bool { return other.name == p.name }); at >= 0 {
-				return nil, fmt.Errorf("packages %s and %s would both be the binary %s; rename the folder of one, "+
-					"or put them into two images", found[at].ImportPath, p.ImportPath, p.name)
+			main := mainPackage{p.ImportPath, binaryName(p.ImportPath)}
+			if at := slices.IndexFunc(found, func(other mainPackage) bool { return other.name == main.name }); at >= 0 {
+				return nil, nil, fmt.Errorf("packages %s and %s would both be the binary %s; rename the folder of one, "+
+					"or put them into two images", found[at].ImportPath, p.ImportPath, main.name)
 			}
-			found = append(found, p)
+			found = append(found, main)
 		}
 	}
-	return found, nil
+	return found, compiledInto(found, packages), nil
 }
 
 // notMain says what could have been meant.
 func (g *goCommand) notMain(ctx context.Context, pattern string) error {
-	packages, err := g.list(ctx, "./...")
+	packages, err := g.list(ctx, []string{"./..."})
 	if err != nil {
 		return fmt.Errorf("%s is no main package; looking for others: %w", pattern, err)
 	}
 	var mains []string
 	for _, p := range packages {
-		if p.Name == "main" {
+		if p.Name == "main" && len(p.Match) > 0 {
 			mains = append(mains, p.ImportPath)
 		}
 	}
+	slices.Sort(mains)
 	if len(mains) == 0 {
-		return fmt.Errorf("%s is no main package, and there is none in or below %s; an image needs one", pattern, cmp.Or(g.dir, "."))
+		return fmt.Errorf("%s is no main package, and there is none in or below %s; an image is made of a program", pattern, cmp.Or(g.dir, "."))
 	}
 	return fmt.Errorf("%s is no main package; name one of %s", pattern, strings.Join(mains, ", "))
-}
-
-func (g *goCommand) list(ctx context.Context, pattern string) ([]mainPackage, error) {
-	cmd := process.Command(ctx, "go", "list", "-find", "-json=ImportPath,Name", buildTags, "--", pattern)
-	cmd.Dir, cmd.Env = g.dir, process.Env(g.env...)
-	out, err := process.Capture(ctx, cmd)
-	if err != nil {
-		return nil, fmt.Errorf("finding package %s: %w", pattern, err)
-	}
-	var packages []mainPackage
-	for decoder := json.NewDecoder(bytes.NewReader(out)); decoder.More(); {
-		var p mainPackage
-		if err := decoder.Decode(&p); err != nil {
-			return nil, fmt.Errorf("reading what go list says of %s: %w", pattern, err)
-		}
-		packages = append(packages, p)
-	}
-	return packages, nil
 }
 
 // buildTags has the time zones built in, for an image has no files of them.

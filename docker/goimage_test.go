@@ -379,7 +379,7 @@ func TestBuildGoCancelled(t *testing.T) {
 	// A compiler that says it has begun, and leaves a file behind when it is killed.
 	script := `#!/bin/sh
 if [ "$1" = env ]; then echo '{}'; exit; fi
-if [ "$1" = list ]; then echo '{"ImportPath":"example.org/slow","Name":"main"}'; exit; fi
+if [ "$1" = list ]; then echo '{"ImportPath":"example.org/slow","Name":"main","Match":["."]}'; exit; fi
 echo half > "${GOTMPDIR:-$TMPDIR}/half"
 echo begun >&2
 exec sleep 600

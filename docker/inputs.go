@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/grimoire-build/grimoire/internal/process"
 )
@@ -123,9 +124,17 @@ func (b *GoBuild) inputs(ctx context.Context) (string, error) {
 		for _, main := range b.mains {
 			h.add("main", main.ImportPath)
 		}
-		packages, err := b.command(platform).packages(ctx, b.mains)
-		if err != nil {
-			return "", err
+		packages := b.listed
+		if i > 0 {
+			var paths []string
+			for _, main := range b.mains {
+				paths = append(paths, main.ImportPath)
+			}
+			all, err := b.command(platform).list(ctx, paths)
+			if err != nil {
+				return "", err
+			}
+			packages = compiledInto(b.mains, all)
 		}
 		for _, p := range packages {
 			if err := h.addPackage(p); err != nil {
@@ -139,6 +148,7 @@ func (b *GoBuild) inputs(ctx context.Context) (string, error) {
 // compiledPackage is a package as `go list -deps` reports it.
 type compiledPackage struct {
 	ImportPath, Name, Dir, DefaultGODEBUG string
+	Match, Deps                           []string
 	Standard                              bool
 	Module                                *compiledModule
 
@@ -151,30 +161,42 @@ type compiledModule struct {
 	Replace                            *compiledModule
 }
 
-// packages are all packages that are compiled into the binaries.
-func (g *goCommand) packages(ctx context.Context, mains []mainPackage) ([]compiledPackage, error) {
-	args := []string{"list", "-deps", "-trimpath", buildTags, "-json=ImportPath,Name,Dir,DefaultGODEBUG,Standard,Module," +
+// list returns the packages that patterns match, and what those import, but for the standard library's.
+func (g *goCommand) list(ctx context.Context, patterns []string) ([]compiledPackage, error) {
+	args := []string{"list", "-deps", "-trimpath", buildTags, "-json=ImportPath,Name,Dir,DefaultGODEBUG,Match,Deps,Standard,Module," +
 		"GoFiles,CgoFiles,CFiles,CXXFiles,MFiles,HFiles,FFiles,SFiles,SwigFiles,SwigCXXFiles,SysoFiles,EmbedFiles", "--"}
-	for _, main := range mains {
-		args = append(args, main.ImportPath)
-	}
-	cmd := process.Command(ctx, "go", args...)
+	cmd := process.Command(ctx, "go", append(args, patterns...)...)
 	cmd.Dir, cmd.Env = g.dir, process.Env(g.env...)
+	doing := "finding package " + strings.Join(patterns, " ")
 	out, err := process.Capture(ctx, cmd)
 	if err != nil {
-		return nil, fmt.Errorf("listing the packages: %w", err)
+		return nil, fmt.Errorf("%s: %w", doing, err)
 	}
 	var packages []compiledPackage
 	for decoder := json.NewDecoder(bytes.NewReader(out)); decoder.More(); {
 		var p compiledPackage
 		if err := decoder.Decode(&p); err != nil {
-			return nil, fmt.Errorf("reading what go list says: %w", err)
+			return nil, fmt.Errorf("%s: reading what go list says: %w", doing, err)
 		}
 		if !p.Standard {
 			packages = append(packages, p)
 		}
 	}
 	return packages, nil
+}
+
+// compiledInto leaves out the packages that are in none of the programs.
+func compiledInto(mains []mainPackage, packages []compiledPackage) []compiledPackage {
+	in := map[string]bool{}
+	for _, p := range packages {
+		if slices.ContainsFunc(mains, func(main mainPackage) bool { return main.ImportPath == p.ImportPath }) {
+			in[p.ImportPath] = true
+			for _, dep := range p.Deps {
+				in[dep] = true
+			}
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(packages), func(p compiledPackage) bool { return !in[p.ImportPath] })
 }
 
 func (h inputHash) addPackage(p compiledPackage) error {
