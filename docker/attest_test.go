@@ -228,3 +228,24 @@ func TestLayerCache(t *testing.T) {
 	}
 	assert.Equal(t, packed.Bytes()[:packed.Len()/2], packed.Bytes()[packed.Len()/2:])
 }
+
+// Labels may hold anything that is text, and come back as they were.
+func TestHostileLabels(t *testing.T) { onEachRegistry(t, hostileLabels) }
+
+func hostileLabels(t *testing.T, serve func(t *testing.T, gates ...gate) string) {
+	temporary(t)
+	r, host := testRegistry(t), serve(t)
+	labels := map[string]string{
+		"quotes": `"'` + "`$(id) ${HOME} %s {{.}}", "lines": "a\nb\r\n\tc", "html": "<script>&amp;</script>", "unicode": "é ü 日本 \u202e \U0001f600",
+		"nul": "a\x00b", "escape": "\x1b[31mred", "long": strings.Repeat("x", 100<<10), "": "no name", "a=b": "c", "../..": "/etc/passwd",
+	}
+	built, err := BuildGo(t.Context(), GoOptions{Dir: module(t, t.TempDir()), Packages: []string{"./cmd/api"}, Labels: labels, Cache: t.TempDir()})
+	require.NoError(t, err)
+	digest, err := r.Push(t.Context(), host+"/shop/api:1", built)
+	require.NoError(t, err)
+	img, err := r.Pull(t.Context(), host+"/shop/api@"+digest, "")
+	require.NoError(t, err)
+	config, err := img.ConfigFile()
+	require.NoError(t, err)
+	assert.Equal(t, labels, config.Config.Labels)
+}

@@ -6,10 +6,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/moby/patternmatcher"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -108,4 +110,66 @@ func TestBuildContextIsDeterministic(t *testing.T) {
 		}
 		assert.Equal(t, first, raw)
 	}
+}
+
+// Whatever is ignored by whatever pattern: the tar file holds names inside the folder alone, and of what is not ignored all.
+func FuzzBuildContext(f *testing.F) {
+	for _, seed := range []string{
+		"*.md\n!README.md\n", "..\n../..\n/etc/passwd\n", "**\n!a/b/c\n", "a/**/c\n!a/b\n", "[\n", "\\\n", "a\x00b\n", "# comment\n\n!\n", "[a-\n", "!..\n", "a/\n/a\n./a\n",
+	} {
+		f.Add(seed)
+	}
+	files := []string{"Dockerfile", "README.md", "a/b/c", "a/b/d.md", "a/c", "b", "b.md", "..c", "a b", "[", "é/ü"}
+	f.Fuzz(func(t *testing.T, ignored string) {
+		dir := t.TempDir()
+		writeFiles(t, dir, map[string]string{ignoreFile: ignored})
+		for _, name := range files {
+			writeFiles(t, dir, map[string]string{name: "x"})
+		}
+		c, err := openBuildContext(dir, "")
+		if err != nil {
+			if !strings.Contains(err.Error(), ignoreFile) {
+				t.Fatal(err)
+			}
+			return
+		}
+		defer c.Close()
+		var out bytes.Buffer
+		if err := c.write(t.Context(), &out); err != nil {
+			if !strings.Contains(err.Error(), "what to ignore") {
+				t.Fatal(err)
+			}
+			return
+		}
+		got := map[string]bool{}
+		for archive := tar.NewReader(&out); ; {
+			header, err := archive.Next()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if name := strings.TrimSuffix(header.Name, "/"); !filepath.IsLocal(name) || got[name] {
+				t.Fatalf("%q leads elsewhere, or is there twice", name)
+			} else {
+				got[name] = true
+			}
+		}
+		for _, name := range files {
+			// As if no folder were left out as a whole.
+			var ignored bool
+			var above patternmatcher.MatchInfo
+			for end := range name + "/" {
+				if end == len(name) || name[end] == '/' {
+					if ignored, above, err = c.ignore.MatchesUsingParentResults(name[:end], above); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if want := name == "Dockerfile" || !ignored; got[name] != want {
+				t.Fatalf("%q is in the context: %t", name, got[name])
+			}
+		}
+	})
 }

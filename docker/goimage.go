@@ -115,8 +115,8 @@ type GoBuild struct {
 	platforms []*v1.Platform
 	mains     []mainPackage
 	listed    []compiledPackage // for the first platform
-	goVersion string   // of the toolchain that go.mod asks for
-	kept      []string // settings of the user's that say where modules come from
+	goVersion string            // of the toolchain that go.mod asks for
+	kept      []string          // settings of the user's that say where modules come from
 	cache     *layerCache
 	bases     []*goBase // of each platform, once they have been looked up
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -105,6 +106,8 @@ func git(ctx context.Context, dir string, args ...string) ([]byte, error) {
 	return process.Capture(ctx, cmd)
 }
 
+var objectID = regexp.MustCompile(`^[0-9a-f]{1,64}$`)
+
 // parseStatus reads the format of `git status --porcelain=v2 --branch -z`, which git-status(1) describes.
 func parseStatus(c *Checkout, out []byte) {
 	for record := range bytes.SplitSeq(out, []byte{0}) {
@@ -114,7 +117,7 @@ func parseStatus(c *Checkout, out []byte) {
 		case "#":
 			key, value, _ := strings.Cut(rest, " ")
 			switch {
-			case key == "branch.oid" && value != "(initial)":
+			case key == "branch.oid" && objectID.MatchString(value): // else it is "(initial)"
 				c.Commit = value
 			case key == "branch.head" && value != "(detached)":
 				c.Branch = value
