@@ -59,7 +59,9 @@ func Run(ctx context.Context, o Options) error {
 	var kept string // where the registry keeps its content
 	env := []string{"IMAGE_BUILDER=go"}
 	if o.Docker {
+		// The service is of the standard library alone, so its steps need no network.
 		env[0] = "IMAGE_BUILDER=engine"
+		env = append(env, "IMAGE_NETWORK=none")
 	}
 	if host := os.Getenv("REGISTRY_HOST"); o.Context != "" && host != "" {
 		// A cluster elsewhere cannot pull from this machine's loopback.
