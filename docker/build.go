@@ -88,7 +88,8 @@ func (o BuildOptions) builder(engines Builder) (Builder, error) {
 // Build builds the image and returns its ID ("sha256:…"), which is local to the engine and not the digest that a
 // registry will give it. The context is streamed, it is never whole in memory. A Dockerfile that is missing, unreadable,
 // empty or outside the context is an error before anything is sent. When the build fails, the error is the engine's own
-// with the step that failed, its line in the Dockerfile and the end of its output. Cancelling ctx ends the build.
+// with the step that failed, its line in the Dockerfile and the end of its output. Cancelling ctx ends the build, and the step that an
+// engine is at; Podman (seen with 4.3) lets that one run to its end.
 func (e *Engine) Build(ctx context.Context, o BuildOptions) (string, error) {
 	for _, tag := range o.Tags {
 		if err := checkTagged(tag); err != nil {

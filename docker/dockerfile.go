@@ -176,12 +176,13 @@ func instructions(dockerfile string) []instruction {
 }
 
 var (
-	legacyStep   = regexp.MustCompile(`^Step (\d+)/\d+ : `)
-	buildKitStep = regexp.MustCompile(`^\[[^\]]*\] `)
+	legacyStep = regexp.MustCompile(`^Step (\d+)/\d+ : `)
+	otherStep  = regexp.MustCompile(`^(\[[^\]]*\] )?(STEP \d+(/\d+)?: )?`)
 )
 
 // lineOf is the line of the Dockerfile with the step that an engine names, 0 where that cannot be told: "Step 3/7 : RUN false" of the
-// legacy builder counts instructions, "[build 2/4] RUN false" of BuildKit holds one, with its variables expanded.
+// legacy builder counts instructions; "[build 2/4] RUN false" of BuildKit, with its variables expanded, and "[1/2] STEP 2/4: RUN false" of
+// Podman hold one.
 func lineOf(dockerfile, step string) int {
 	all := slices.DeleteFunc(instructions(dockerfile), func(i instruction) bool { return i.name == "#SYNTAX" })
 	if match := legacyStep.FindStringSubmatch(step); match != nil {
@@ -190,7 +191,7 @@ func lineOf(dockerfile, step string) int {
 		}
 		return 0
 	}
-	step = strings.Join(strings.Fields(buildKitStep.ReplaceAllString(strings.TrimSuffix(step, "…"), "")), " ")
+	step = strings.Join(strings.Fields(otherStep.ReplaceAllString(strings.TrimSuffix(step, "…"), "")), " ")
 	line := 0
 	for _, i := range all {
 		text := strings.Join(strings.Fields(i.name+" "+i.rest), " ")

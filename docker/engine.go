@@ -1,15 +1,18 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"strings"
 	"time"
 
+	"github.com/docker/cli/cli/connhelper"
 	"github.com/docker/docker/api/types"
 	"github.com/docker/docker/api/types/build"
 	"github.com/docker/docker/api/types/image"
@@ -39,36 +42,69 @@ type engineAPI interface {
 // Engine is a connection to a Docker Engine. Close it after use. It may be used by several goroutines at once.
 type Engine struct {
 	api     engineAPI
+	address string  // without a login
 	builder Builder // that it builds with by itself
 }
 
-// Connect connects to the engine that the environment names as Docker's own command does (DOCKER_HOST, DOCKER_TLS_VERIFY,
-// DOCKER_CERT_PATH, DOCKER_API_VERSION), by default the one behind Docker's socket, and agrees with it on a version of
-// the API. Contexts made by `docker context` are not read. The error matches ErrNoEngine where no engine answers within
-// ten seconds.
+// Connect connects to the engine that Docker's own command would use: the one of DOCKER_HOST (with DOCKER_TLS_VERIFY,
+// DOCKER_CERT_PATH and DOCKER_API_VERSION), else of the context that DOCKER_CONTEXT or Docker's configuration names, else the one behind
+// Docker's socket. ssh:// is spoken through the program ssh, whose other end needs Docker's command. It agrees with the engine on a
+// version of the API. The error matches ErrNoEngine where no engine answers within ten seconds.
 func Connect(ctx context.Context) (*Engine, error) {
 	return connect(ctx, pingTimeout)
 }
 
 func connect(ctx context.Context, timeout time.Duration) (*Engine, error) {
-	host := os.Getenv(client.EnvOverrideHost)
-	if strings.HasPrefix(host, "ssh://") {
-		return nil, fmt.Errorf("connecting to a Docker Engine: DOCKER_HOST is %s, and ssh is not spoken here; "+
-			"forward the socket (ssh -L /tmp/docker.sock:/var/run/docker.sock) and set DOCKER_HOST=unix:///tmp/docker.sock",
-			withoutUserinfo(host))
-	}
-	api, err := client.NewClientWithOpts(client.FromEnv, client.WithAPIVersionNegotiation())
+	const doing = "connecting to a Docker Engine"
+	at, err := currentEndpoint()
 	if err != nil {
-		return nil, fmt.Errorf("connecting to a Docker Engine: %w; check DOCKER_HOST, DOCKER_CERT_PATH and DOCKER_API_VERSION",
-			withoutUserinfoError(err, host))
+		return nil, fmt.Errorf("%s: %w", doing, err)
 	}
-	e := &Engine{api: api}
+	host, cure := os.Getenv(client.EnvOverrideHost), "check DOCKER_HOST, DOCKER_CERT_PATH and DOCKER_API_VERSION"
+	options := []client.Opt{client.FromEnv}
+	if at != nil {
+		host, cure = at.Host, "look at docker context inspect "+at.context
+		if options, err = at.options(ctx); err != nil {
+			return nil, fmt.Errorf("%s: the context %q: %w", doing, at.context, err)
+		}
+	}
+	if strings.HasPrefix(host, "ssh://") {
+		helper, err := connhelper.GetConnectionHelper(host)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w; write it as ssh://USER@HOST", doing, withoutUserinfoError(err, host))
+		}
+		options = []client.Opt{
+			client.WithHTTPClient(&http.Client{Transport: &http.Transport{DialContext: helper.Dialer}}),
+			client.WithHost(helper.Host), client.WithDialContext(helper.Dialer), client.WithVersionFromEnv(),
+		}
+	}
+	api, err := client.NewClientWithOpts(append(options, client.WithAPIVersionNegotiation())...)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w; %s", doing, withoutUserinfoError(err, host), cure)
+	}
+	e := &Engine{api: api, address: withoutUserinfo(cmp.Or(host, api.DaemonHost()))}
 	if err := e.ping(ctx, timeout); err != nil {
 		e.Close()
 		return nil, err
 	}
 	zerolog.Ctx(ctx).Debug().Str("host", e.host()).Str("api", api.ClientVersion()).Msg("connected to the Docker Engine")
 	return e, nil
+}
+
+// options are how the client reaches the endpoint of a context.
+func (e *endpoint) options(ctx context.Context) ([]client.Opt, error) {
+	options := []client.Opt{client.WithVersionFromEnv()}
+	config, err := e.tls()
+	if err != nil {
+		return nil, err
+	}
+	if config != nil {
+		if e.SkipTLSVerify {
+			zerolog.Ctx(ctx).Warn().Str("context", e.context).Msg("the engine's certificate is not checked, as the context says")
+		}
+		options = append(options, client.WithHTTPClient(&http.Client{Transport: &http.Transport{TLSClientConfig: config}}))
+	}
+	return append(options, client.WithHost(e.Host)), nil
 }
 
 func (e *Engine) ping(ctx context.Context, timeout time.Duration) error {
@@ -100,9 +136,7 @@ func (e *Engine) Close() error {
 	return e.api.Close()
 }
 
-func (e *Engine) host() string {
-	return withoutUserinfo(e.api.DaemonHost())
-}
+func (e *Engine) host() string { return e.address }
 
 // openSession opens the connection through which BuildKit asks its client.
 func (e *Engine) openSession(ctx context.Context, headers map[string][]string) (net.Conn, error) {

@@ -123,7 +123,7 @@ func TestConnectFailures(t *testing.T) {
 		{name: "nobody listens", host: "tcp://" + address, noEngine: true, want: []string{address, "set DOCKER_HOST"}},
 		{name: "no socket", host: "unix:///nowhere/docker.sock", noEngine: true, want: []string{"/nowhere/docker.sock", "start Docker"}},
 		{name: "login in the address", host: "tcp://bob:hunter2@" + address, noEngine: true, want: []string{address}},
-		{name: "ssh", host: "ssh://bob:hunter2@builder", want: []string{"ssh://builder", "ssh -L"}},
+		{name: "ssh", host: "ssh://bob:hunter2@builder", want: []string{"plain-text password is not supported; write it as ssh://USER@HOST"}},
 		{name: "malformed", host: "hunter2@builder", want: []string{"check DOCKER_HOST"}},
 		{name: "sick", host: "tcp://" + sick.Listener.Addr().String(), want: []string{"the engine's log"}},
 	}

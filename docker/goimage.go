@@ -394,9 +394,13 @@ func (b *GoBuild) base(ctx context.Context, platform *v1.Platform) (*goBase, err
 			b.addendum(layer, "certificates, users, /tmp"),
 		}}, nil
 	}
-	img, err := b.Registry.Pull(ctx, b.Base, platform.String())
+	s, err := b.Registry.session(ctx, "pulling", b.Base)
 	if err != nil {
 		return nil, err
+	}
+	img, err := s.pull(ctx, platform.String())
+	if err != nil {
+		return nil, s.explain(ctx, err)
 	}
 	digest, err := img.Digest()
 	if err != nil {
@@ -411,7 +415,7 @@ func (b *GoBuild) base(ctx context.Context, platform *v1.Platform) (*goBase, err
 	if manifestType == types.DockerManifestSchema2 {
 		layerType = types.DockerLayer
 	}
-	return &goBase{image: b.cache.keep(img), digest: digest.String(), layerType: layerType}, nil
+	return &goBase{image: b.cache.keep(img, func(op func() error) error { return s.explain(ctx, s.retry(ctx, op)) }), digest: digest.String(), layerType: layerType}, nil
 }
 
 func (o GoOptions) addendum(layer v1.Layer, by string) mutate.Addendum {

@@ -10,10 +10,14 @@ import (
 	"debug/elf"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -421,4 +425,101 @@ func ExampleReference() {
 	reference, err := Reference("git.example.org", "Shop/Pay", "4f2a9c")
 	fmt.Println(reference, err)
 	// Output: git.example.org/shop/pay:4f2a9c <nil>
+}
+
+// A change of one program changes the layer of that one alone, also in another commit.
+func TestBuildGoChangesOneLayer(t *testing.T) {
+	temporary(t)
+	dir, cache := module(t, t.TempDir()), t.TempDir()
+	layers := func(created time.Time) (digests []v1.Hash) {
+		t.Helper()
+		img, err := buildOne(t, GoOptions{Dir: dir, Packages: []string{"./cmd/..."}, Created: created, Cache: cache})
+		require.NoError(t, err)
+		manifest, err := img.Manifest()
+		require.NoError(t, err)
+		for _, layer := range manifest.Layers {
+			digests = append(digests, layer.Digest)
+		}
+		return digests
+	}
+	was := layers(time.Unix(1, 0))
+	writeFiles(t, dir, map[string]string{"cmd/worker/main.go": strings.Replace(mainFile, "version is", "changed is", 1)})
+	now := layers(time.Unix(2, 0))
+	require.Len(t, now, 3)
+	assert.Equal(t, was[:2], now[:2])
+	assert.NotEqual(t, was[2], now[2])
+}
+
+func TestBuildGoWithCGO(t *testing.T) {
+	if _, err := exec.LookPath("gcc"); err != nil {
+		t.Skip("there is no gcc")
+	}
+	temporary(t)
+	dir := t.TempDir()
+	writeFiles(t, dir, map[string]string{
+		"go.mod": "module example.org/c\n\ngo 1.26\n", "main.go": "package main\n\n// int answer(void) { return 42; }\nimport \"C\"\n\nfunc main() { println(C.answer()) }\n",
+	})
+	r, host := testRegistry(t), serveRegistry(t)
+	_, err := r.Push(t.Context(), host+"/base:1", baseImage(t, "7", true))
+	require.NoError(t, err)
+	platform := "linux/" + runtime.GOARCH
+	if platform != "linux/amd64" {
+		t.Skip("the base is for linux/amd64")
+	}
+	img, err := buildOne(t, GoOptions{Dir: dir, CGO: true, Base: host + "/base:1", Registry: r})
+	require.NoError(t, err)
+	layers, err := img.Layers()
+	require.NoError(t, err)
+	binary, err := elf.NewFile(bytes.NewReader(filesOf(t, layers[1])["usr/local/bin/c"].content))
+	require.NoError(t, err)
+	assert.NotNil(t, binary.Section(".interp"), "it needs a C library")
+	_, err = buildOne(t, GoOptions{Dir: dir, Base: host + "/base:1", Registry: r})
+	assert.Error(t, err, "without cgo there is nothing to compile")
+}
+
+// A layer of the base that is cut off, or damaged, on its way is fetched again, and one that stays so is told.
+func TestBaseLayerIsFetchedAgain(t *testing.T) {
+	dir := module(t, t.TempDir())
+	for _, test := range []struct {
+		name  string
+		times int64
+		do    func(w http.ResponseWriter, content []byte)
+		want  string
+	}{
+		{name: "cut off", times: 2, do: func(w http.ResponseWriter, content []byte) { _, _ = w.Write(content[:len(content)/2]) }},
+		{name: "damaged", times: 2, do: func(w http.ResponseWriter, content []byte) { content[len(content)/2] ^= 1; _, _ = w.Write(content) }},
+		{name: "always cut off", times: 1000, do: func(w http.ResponseWriter, content []byte) { _, _ = w.Write(content[:len(content)/2]) }, want: "broke"},
+		{name: "always damaged", times: 1000, do: func(w http.ResponseWriter, content []byte) { content[len(content)/2] ^= 1; _, _ = w.Write(content) }, want: "sha256"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			base := baseImage(t, "7", true)
+			layer := must(must(base.Layers())[0].Digest())
+			var left atomic.Int64
+			left.Store(test.times)
+			r := testRegistry(t)
+			host := serveRegistry(t, func(next http.Handler) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+					if req.Method != http.MethodGet || !strings.HasSuffix(req.URL.Path, layer.String()) || left.Add(-1) < 0 {
+						next.ServeHTTP(w, req)
+						return
+					}
+					answer := httptest.NewRecorder()
+					next.ServeHTTP(answer, req)
+					w.Header().Set("Content-Length", fmt.Sprint(answer.Body.Len()))
+					test.do(w, answer.Body.Bytes())
+				})
+			})
+			_, err := r.Push(t.Context(), host+"/base:1", base)
+			require.NoError(t, err)
+			built, err := BuildGo(t.Context(), GoOptions{Dir: dir, Packages: []string{"./cmd/api"}, Base: host + "/base:1", Registry: r, Cache: t.TempDir()})
+			require.NoError(t, err)
+			err = Save(filepath.Join(t.TempDir(), "image"), built, "")
+			if test.want == "" {
+				assert.NoError(t, err)
+				return
+			}
+			assert.ErrorContains(t, err, `pulling "`+host+`/base:1": `)
+			assert.ErrorContains(t, err, test.want)
+		})
+	}
 }

@@ -123,13 +123,17 @@ func (c *layerCache) pack(mediaType types.MediaType, write func(io.Writer) error
 	return newFileLayer(file, digest, diffID, mediaType)
 }
 
-// keep returns the image with its layers in the cache: each is fetched when it is read for the first time, and checked.
-func (c *layerCache) keep(img v1.Image) v1.Image { return &keptImage{Image: img, cache: c} }
+// keep returns the image with its layers in the cache: each is fetched when it is read for the first time, and checked. again is
+// what tries an operation until it succeeds or is given up.
+func (c *layerCache) keep(img v1.Image, again func(op func() error) error) v1.Image {
+	return &keptImage{Image: img, cache: c, again: again}
+}
 
 // keptImage is an image of a registry whose layers are downloaded once.
 type keptImage struct {
 	v1.Image
 	cache *layerCache
+	again func(op func() error) error
 }
 
 func (i *keptImage) Layers() ([]v1.Layer, error) {
@@ -138,7 +142,7 @@ func (i *keptImage) Layers() ([]v1.Layer, error) {
 		return nil, err
 	}
 	for n, layer := range layers {
-		layers[n] = &keptLayer{Layer: layer, cache: i.cache}
+		layers[n] = &keptLayer{layer, i}
 	}
 	return layers, nil
 }
@@ -148,7 +152,7 @@ func (i *keptImage) LayerByDigest(digest v1.Hash) (v1.Layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &keptLayer{Layer: layer, cache: i.cache}, nil
+	return &keptLayer{layer, i}, nil
 }
 
 func (i *keptImage) LayerByDiffID(diffID v1.Hash) (v1.Layer, error) {
@@ -156,12 +160,12 @@ func (i *keptImage) LayerByDiffID(diffID v1.Hash) (v1.Layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &keptLayer{Layer: layer, cache: i.cache}, nil
+	return &keptLayer{layer, i}, nil
 }
 
 type keptLayer struct {
 	v1.Layer
-	cache *layerCache
+	image *keptImage
 }
 
 // Descriptor hands on where else a layer can be had from, which the registry's own layer knows.
@@ -172,27 +176,40 @@ func (l *keptLayer) Compressed() (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
+	cache := l.image.cache
 	name := "base-" + digest.Hex
-	file, there := l.cache.used(name)
+	file, there := cache.used(name)
 	if !there {
-		file, err = l.cache.create(func(w io.Writer) (string, error) {
-			content, err := l.Layer.Compressed()
-			if err != nil {
-				return "", err
-			}
-			defer content.Close()
-			hash := newHasher()
-			if _, err := io.Copy(io.MultiWriter(w, hash), content); err != nil {
-				return "", err
-			}
-			if got := hash.sum(); got != digest {
-				return "", fmt.Errorf("a layer of the base arrived as %s and not as %s; try again", got, digest)
-			}
-			return name, nil
+		err = l.image.again(func() (err error) {
+			file, err = cache.create(func(w io.Writer) (string, error) { return name, l.download(w, digest) })
+			return err
 		})
 		if err != nil {
 			return nil, err
 		}
 	}
 	return os.Open(file)
+}
+
+// damaged is a blob that is not what its digest says.
+type damaged struct{ got, want v1.Hash }
+
+func (d *damaged) Error() string {
+	return fmt.Sprintf("a layer arrived as %s and not as %s", d.got, d.want)
+}
+
+func (l *keptLayer) download(w io.Writer, digest v1.Hash) error {
+	content, err := l.Layer.Compressed()
+	if err != nil {
+		return err
+	}
+	defer content.Close()
+	hash := newHasher()
+	if _, err := io.Copy(io.MultiWriter(w, hash), content); err != nil {
+		return err
+	}
+	if got := hash.sum(); got != digest {
+		return &damaged{got, digest}
+	}
+	return nil
 }

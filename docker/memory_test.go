@@ -30,20 +30,14 @@ const (
 	mostMemory = 100 << 20 // bytes above a process that does nothing
 )
 
-// memoryProcess has this test binary do one thing, and say how much memory that took at most.
-const memoryProcess = "GRIMOIRE_TEST_MEMORY"
-
-func TestMain(m *testing.M) {
-	if what := os.Getenv(memoryProcess); what != "" {
-		idle := peakMemory()
-		if err := inMemoryProcess(what); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		fmt.Println(peakMemory() - idle)
-		return
+// memoryOf says how much memory it took at most to do one thing, in a process of its own.
+func memoryOf(what string) error {
+	idle := peakMemory()
+	if err := inMemoryProcess(what); err != nil {
+		return err
 	}
-	os.Exit(m.Run())
+	_, err := fmt.Println(peakMemory() - idle)
+	return err
 }
 
 func inMemoryProcess(what string) error {
@@ -117,7 +111,7 @@ func TestMemory(t *testing.T) {
 
 	for _, what := range []string{"context", "layer"} {
 		cmd := exec.CommandContext(t.Context(), os.Args[0])
-		cmd.Env = append(os.Environ(), memoryProcess+"="+what, "DIR="+dir, "REGISTRY="+real.Host, "DOCKER_HOST="+host, "DOCKER_CONFIG="+t.TempDir())
+		cmd.Env = append(os.Environ(), testProcess+"=memory "+what, "DIR="+dir, "REGISTRY="+real.Host, "DOCKER_HOST="+host, "DOCKER_CONFIG="+t.TempDir())
 		out, err := cmd.Output()
 		if exit, ok := err.(*exec.ExitError); ok {
 			t.Fatalf("%s: %s", what, exit.Stderr)

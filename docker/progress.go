@@ -62,7 +62,8 @@ func (e *streamError) Error() string {
 	return text
 }
 
-var stepLine = regexp.MustCompile(`^Step \d+(/\d+)? : .+`)
+// stepLine is how a step begins: "Step 3/7 : RUN make", and Podman's "[1/2] STEP 3/7: RUN make".
+var stepLine = regexp.MustCompile(`^(Step \d+(/\d+)? : |(\[\d+/\d+\] )?STEP \d+(/\d+)?: ).+`)
 
 // traceID is the id of records that hold BuildKit's progress.
 const traceID = "moby.buildkit.trace"

@@ -138,6 +138,8 @@ func TestLineOf(t *testing.T) {
 		"Step 9/9 : RUN nothing":                       0,
 		"[build 2/4] RUN go build     -o /app":         5,
 		"[build 3/4] RUN echo 1":                       7,
+		"[1/2] STEP 3/4: RUN go build     -o /app":     5,
+		"STEP 4/4: RUN twice":                          0,
 		"[build 4/4] RUN twice":                        0,
 		"[internal] load metadata":                     0,
 		"":                                             0,

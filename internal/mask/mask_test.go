@@ -109,7 +109,7 @@ func TestAddEnviron(t *testing.T) {
 		"ENVIRONMENT_REPOSITORY=https://bot:pass%2Fword1@git.example.org/envs.git",
 		"GIT_URL=https://only-a-token@git.example.org/x",
 		"OTEL_EXPORTER_OTLP_HEADERS=authorization=Basic%20Zm9vOmJhcg==,x=y",
-		"TOKEN_FILE=" + file, "PASSWORD_REQUIRED=true", "TOKEN_BUDGET=100000", "DB_PASSWORD=12345678", "SLACK_WEBHOOK_URL=https://hooks.example.org/T0/B0/xyz", "HOME=/home/somebody", "KEYBOARD=qwertyuiop",
+		"TOKEN_FILE=" + file, "PASSWORD_REQUIRED=true", "TOKEN_BUDGET=100000", "DB_PASSWORD=12345678", "SLACK_WEBHOOK_URL=https://hooks.example.org/T0/B0/xyz", "HOME=/home/somebody", "IMAGE_SECRETS=NPM_AUTH_NAME", "KEYBOARD=qwertyuiop",
 		"SSH_AUTH_SOCK=" + file,
 	})
 	for _, s := range []string{
@@ -118,7 +118,7 @@ func TestAddEnviron(t *testing.T) {
 	} {
 		assert.Equal(t, "<"+mask.Mark+">", strings.ReplaceAll(m.Mask("<"+s+">"), "==>", ">"), s)
 	}
-	for _, s := range []string{file, "true", "100000", "/home/somebody", "qwertyuiop", "bot", "git.example.org"} {
+	for _, s := range []string{file, "true", "100000", "/home/somebody", "qwertyuiop", "bot", "git.example.org", "NPM_AUTH_NAME"} {
 		assert.Equal(t, s, m.Mask(s))
 	}
 }

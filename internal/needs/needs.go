@@ -103,6 +103,26 @@ func Dockerd(t testing.TB) {
 	}
 }
 
+// Podman starts Podman's service for as long as the test runs, and returns what DOCKER_HOST has to be. insecure are the registries,
+// as HOST:PORT, that it may push to over plain HTTP.
+func Podman(t testing.TB, insecure ...string) (host string) {
+	t.Helper()
+	if err := testengine.PodmanSupported(); err != nil {
+		leaveOut(t, "Podman", err)
+	}
+	hold(t, false)
+	e, err := testengine.StartPodman(t.Context(), insecure...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return e.Host
+}
+
 // Registry starts a real registry, for as long as the test runs.
 func Registry(t testing.TB, o testregistry.Options) *testregistry.Registry {
 	t.Helper()

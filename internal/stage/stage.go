@@ -10,8 +10,10 @@ import (
 	"os/exec"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/rs/zerolog"
 
@@ -333,7 +335,7 @@ func Doing(ctx context.Context, what string) {
 	if s := current(ctx); s != nil {
 		s.pipeline.mu.Lock()
 		defer s.pipeline.mu.Unlock()
-		s.doing = s.pipeline.masker.Mask(what)
+		s.doing = strings.Join(strings.FieldsFunc(s.pipeline.masker.Mask(what), func(r rune) bool { return !unicode.IsPrint(r) }), " ")
 	}
 }
 

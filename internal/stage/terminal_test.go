@@ -89,3 +89,18 @@ func TestLiveLine(t *testing.T) {
 	assert.Contains(t, left, "\none line\nhalf a line and its end\n", "what children print is left alone")
 	assert.Contains(t, left, "\x1b[", "there is colour")
 }
+
+func TestLiveLineSaysWhatAStageIsAt(t *testing.T) {
+	t.Setenv("TERM", "xterm")
+	out, seen := terminal(t, 80)
+	p := stage.New(stage.Options{Out: out, Targets: []string{"image"}, Environ: []string{"NPM_TOKEN=t0ps3cret"}})
+	require.NoError(t, p.Run(t.Context(), "image", func(ctx context.Context) error {
+		stage.Doing(ctx, "Step 3/7 : RUN\n\x1b[2Jgo build t0ps3cret")
+		time.Sleep(250 * time.Millisecond)
+		return nil
+	}))
+	require.Eventually(t, func() bool { return strings.Contains(seen(), "done") }, 5*time.Second, 10*time.Millisecond)
+	assert.Regexp(t, `\x1b\[2K[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏] image 0s Step 3/7 : RUN \[2Jgo build \*\*\*`, seen())
+	assert.NotContains(t, seen(), "t0ps3cret")
+	stage.Doing(context.Background(), "nothing, outside a stage")
+}
