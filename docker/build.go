@@ -24,6 +24,8 @@ type BuildOptions struct {
 	// Context is the folder that is sent to the engine; default ".". A .dockerignore file in it is honoured, and in its
 	// place, where there is one, the file named like the Dockerfile with ".dockerignore" added.
 	Context string
+	// Without are more patterns, in the form of .dockerignore, of what is not sent; default none.
+	Without []string
 	// Dockerfile is a file inside Context, relative to it; default "Dockerfile".
 	Dockerfile string
 	// Tags are the references that the image gets, each with its tag; default none.
@@ -101,7 +103,7 @@ func (e *Engine) Build(ctx context.Context, o BuildOptions) (string, error) {
 		return "", fmt.Errorf("building an image: %w", err)
 	}
 	o.Builder = builder
-	files, err := openBuildContext(o.Context, o.Dockerfile)
+	files, err := openBuildContext(o.Context, o.Dockerfile, o.Without...)
 	if err != nil {
 		return "", fmt.Errorf("building an image: %w", err)
 	}

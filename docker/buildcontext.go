@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,11 +31,13 @@ type buildContext struct {
 	content    []byte // the Dockerfile as it was checked
 	ignoreFile string // where the patterns to ignore are from, empty if nowhere
 	ignore     *patternmatcher.PatternMatcher
+	without    []string
 	timeless   bool // files are written as if they were of the epoch
 }
 
-// openBuildContext opens dir (default ".") and reads the Dockerfile in it (default "Dockerfile") and what to ignore.
-func openBuildContext(dir, dockerfile string) (*buildContext, error) {
+// openBuildContext opens dir (default ".") and reads the Dockerfile in it (default "Dockerfile") and what to ignore, with what without
+// adds to that.
+func openBuildContext(dir, dockerfile string, without ...string) (*buildContext, error) {
 	if dir == "" {
 		dir = "."
 	}
@@ -45,7 +48,7 @@ func openBuildContext(dir, dockerfile string) (*buildContext, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the build context: %w", err)
 	}
-	c := &buildContext{root: root}
+	c := &buildContext{root: root, without: without}
 	if err := c.read(dockerfile); err != nil {
 		root.Close()
 		return nil, err
@@ -100,7 +103,7 @@ func (c *buildContext) read(dockerfile string) error {
 		}
 		patterns, err := ignorefile.ReadAll(bytes.NewReader(content))
 		if err == nil {
-			c.ignore, err = patternmatcher.New(patterns)
+			c.ignore, err = patternmatcher.New(append(patterns, c.without...))
 		}
 		if err != nil {
 			return fmt.Errorf("reading %s: %w", filepath.Join(c.root.Name(), name), err)
@@ -108,7 +111,7 @@ func (c *buildContext) read(dockerfile string) error {
 		c.ignoreFile = filepath.ToSlash(name)
 		return nil
 	}
-	c.ignore, err = patternmatcher.New(nil)
+	c.ignore, err = patternmatcher.New(c.without)
 	return err
 }
 
@@ -161,6 +164,9 @@ func (c *buildContext) write(ctx context.Context, w io.Writer) error {
 		switch {
 		// The engine reads the patterns too: they tell it whether to hide the Dockerfile from COPY.
 		case !ignored, name == ignoreFile && c.ignoreFile == ignoreFile:
+			if left, err := c.leftOut(name, entry); left || err != nil {
+				return err
+			}
 			return c.add(ctx, tw, name, entry)
 		case entry.IsDir() && !c.exceptionsBelow(name):
 			return fs.SkipDir
@@ -172,6 +178,27 @@ func (c *buildContext) write(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	return tw.Close()
+}
+
+// leftOut says whether an entry is a folder that holds nothing but what a caller leaves out. It is as if it were not there.
+func (c *buildContext) leftOut(name string, entry fs.DirEntry) (bool, error) {
+	if !entry.IsDir() || !slices.ContainsFunc(c.without, func(pattern string) bool { return strings.HasPrefix(pattern, name+"/") }) {
+		return false, nil
+	}
+	out, err := patternmatcher.New(c.without)
+	if err != nil {
+		return false, err
+	}
+	children, err := fs.ReadDir(c.root.FS(), name)
+	if err != nil {
+		return false, fmt.Errorf("reading the build context: %w", err)
+	}
+	for _, child := range children {
+		if is, err := out.MatchesOrParentMatches(path.Join(name, child.Name())); !is || err != nil {
+			return false, err
+		}
+	}
+	return len(children) > 0, nil
 }
 
 // exceptionsBelow says whether a pattern of the form !PATTERN can match something in the folder.

@@ -112,6 +112,22 @@ func TestBuildContextIsDeterministic(t *testing.T) {
 	}
 }
 
+// What a caller leaves out stays out, whatever .dockerignore says.
+func TestBuildContextWithout(t *testing.T) {
+	dir := t.TempDir()
+	writeFiles(t, dir, map[string]string{"Dockerfile": "FROM scratch", ".dockerignore": "*\n!build\n", "build/image/blob": "x", "build/app": "y"})
+	for _, ignored := range []string{"*\n!build\n", ""} {
+		writeFiles(t, dir, map[string]string{".dockerignore": ignored})
+		c, err := openBuildContext(dir, "", "build/image")
+		require.NoError(t, err)
+		defer c.Close()
+		var out bytes.Buffer
+		require.NoError(t, c.write(t.Context(), &out))
+		assert.Contains(t, out.String(), "build/app")
+		assert.NotContains(t, out.String(), "blob")
+	}
+}
+
 // Whatever is ignored by whatever pattern: the tar file holds names inside the folder alone, and of what is not ignored all.
 func FuzzBuildContext(f *testing.F) {
 	for _, seed := range []string{

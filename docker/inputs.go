@@ -235,8 +235,8 @@ func (h inputHash) addPackage(p compiledPackage) error {
 
 // DockerfileInputs returns a digest of everything that Engine.Build makes an image of: the context's files without what is ignored,
 // the Dockerfile, the digests that the registries have of the base images, and the options but for Tags, Logins, Output and the
-// labels created, revision and version of the OCI; arguments that are named in without are left out too. What steps download is
-// not among it, so a Dockerfile has to name versions there. The error matches ErrUnknownInputs where a base image is not
+// labels created, revision and version of the OCI; arguments that are named in without are left out too, and the folder .git, which
+// each commit changes. What steps download is not among it, so a Dockerfile has to name versions there. The error matches ErrUnknownInputs where a base image is not
 // in a registry, and where the Dockerfile downloads by ADD.
 func DockerfileInputs(ctx context.Context, o BuildOptions, bases Registry, without ...string) (string, error) {
 	inputs, err := dockerfileInputs(ctx, o, bases, without)
@@ -250,7 +250,7 @@ func DockerfileInputs(ctx context.Context, o BuildOptions, bases Registry, witho
 }
 
 func dockerfileInputs(ctx context.Context, o BuildOptions, bases Registry, without []string) (string, error) {
-	files, err := openBuildContext(o.Context, o.Dockerfile)
+	files, err := openBuildContext(o.Context, o.Dockerfile, append(slices.Clone(o.Without), ".git")...)
 	if err != nil {
 		return "", err
 	}

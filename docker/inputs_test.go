@@ -160,8 +160,10 @@ func TestDockerfileInputs(t *testing.T) {
 	same.Labels = map[string]string{"l": "v", ofCommit[0]: "now", InputsLabel: "x"}
 	same.Tags = []string{"a:1"}
 	require.NoError(t, os.Chtimes(filepath.Join(dir, "main.go"), time.Now(), time.Unix(9, 0)))
-	writeFiles(t, dir, map[string]string{"b.md": "b"})
+	writeFiles(t, dir, map[string]string{"b.md": "b", ".git/HEAD": "ref: refs/heads/main", "build/image.json": "{}"})
+	same.Without = []string{"build/image.*"}
 	assert.Equal(t, was, inputs(same))
+	require.NoError(t, os.RemoveAll(filepath.Join(dir, "build")))
 
 	for name, change := range map[string]func(*BuildOptions){
 		"target":   func(o *BuildOptions) { o.Target = "build" },

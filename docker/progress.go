@@ -114,8 +114,8 @@ func follow(r io.Reader, to watcher) error {
 			step = cut(strings.TrimSpace(line), stepLimit)
 			output.reset()
 			to.doing(step)
-		} else {
-			output.add([]byte(rec.Stream))
+		} else if !strings.HasPrefix(rec.Stream, " ---> ") && !strings.HasPrefix(rec.Stream, "Removing intermediate container ") {
+			output.add([]byte(rec.Stream)) // the step's own
 		}
 		if _, err := io.WriteString(to.w, rec.text()); err != nil {
 			return fmt.Errorf("writing the engine's progress: %w", err)

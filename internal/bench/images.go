@@ -189,7 +189,7 @@ func (b *imageBench) larger(ctx context.Context, dir string) error {
 // commit commits everything in a folder.
 func (b *imageBench) commit(ctx context.Context, dir string) error {
 	env := []string{"GIT_AUTHOR_NAME=bench", "GIT_AUTHOR_EMAIL=bench@example.org", "GIT_COMMITTER_NAME=bench", "GIT_COMMITTER_EMAIL=bench@example.org"}
-	for _, args := range [][]string{{"init", "-q"}, {"add", "-A", "-f", "."}, {"commit", "-q", "--allow-empty", "-m", "a commit"}} {
+	for _, args := range [][]string{{"init", "-q"}, {"add", "-A", "."}, {"commit", "-q", "--allow-empty", "-m", "a commit"}} {
 		if err := b.run(ctx, dir, env, "git", args...); err != nil {
 			return err
 		}
@@ -278,8 +278,14 @@ func (b *imageBench) table(ctx context.Context, title, dir string, rounds int, b
 		}
 	}
 	caches := map[string]string{}
+	if builders[0].engine { // which loads the base image when it first builds on it
+		if _, _, err := b.time(ctx, dir, builders[0], filepath.Join(b.dir, "warm")); err != nil {
+			return err
+		}
+	}
 	for round := range rounds {
-		for _, builder := range builders {
+		for i := range builders {
+			builder := builders[(round+i)%len(builders)] // whoever begins finds a machine that has rested
 			zerolog.Ctx(ctx).Info().Int("round", round+1).Str("builder", builder.name).Msg(title)
 			for _, situation := range []string{cold, change, same} {
 				if situation == cold {

@@ -111,6 +111,7 @@ func (p *plan) engineMaker(ctx context.Context, engine *docker.Engine) (*engineM
 	}
 	m := &engineMaker{plan: p, engine: engine, options: docker.BuildOptions{
 		Context:    p.Dir,
+		Without:    p.made(),
 		Dockerfile: p.Image.Dockerfile,
 		Tags:       []string{p.reference},
 		Args:       args,
@@ -129,6 +130,15 @@ func (p *plan) engineMaker(ctx context.Context, engine *docker.Engine) (*engineM
 		m.options.Logins = append(m.options.Logins, login) // a base image may be a private one
 	}
 	return m, nil
+}
+
+// made are the files that runs make in the folder for that. They would make each context another one; what else is there may be for
+// the image.
+func (p *plan) made() (patterns []string) {
+	for _, name := range []string{".gitignore", "image", "image.*", ".image*", "pipeline.*", ".pipeline*", "coverage.*", ".coverage*", "junit.xml", ".junit*"} {
+		patterns = append(patterns, path.Join(filepath.ToSlash(p.Build), name))
+	}
+	return patterns
 }
 
 // versionArg is the argument that tells the Dockerfile the version. It changes with every commit.
