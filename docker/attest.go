@@ -116,31 +116,52 @@ func (r Registry) Attach(ctx context.Context, ref string, statements ...Statemen
 }
 
 func (s *session) attach(ctx context.Context, statements []Statement) error {
+	// A registry without the API has one index for all that is attached to an image, which two would write at once.
+	about := map[string][]Statement{}
+	for _, statement := range statements {
+		about[statement.Subject] = append(about[statement.Subject], statement)
+	}
+	var attaching errgroup.Group
+	attaching.SetLimit(uploads)
+	for subject, statements := range about {
+		attaching.Go(func() error { return s.attachTo(ctx, subject, statements) })
+	}
+	return attaching.Wait()
+}
+
+func (s *session) attachTo(ctx context.Context, subject string, statements []Statement) error {
+	described, err := s.get(ctx, s.ref.Context().Digest(subject))
+	if err != nil {
+		return err
+	}
 	pusher, err := remote.NewPusher(s.options(ctx)...)
 	if err != nil {
 		return err
 	}
+	var manifests []*rawManifest
+	var blobs []v1.Layer
 	for _, statement := range statements {
-		about := s.ref.Context().Digest(statement.Subject)
-		described, err := s.get(ctx, about)
+		manifest, parts, err := artifactOf(statement, described.Descriptor)
 		if err != nil {
 			return err
 		}
-		manifest, blobs, err := artifactOf(statement, described.Descriptor)
-		if err != nil {
-			return err
-		}
-		own := s.ref.Context().Digest(manifest.digest.String())
-		if _, err := s.get(ctx, own); err == nil {
+		if _, err := s.get(ctx, s.ref.Context().Digest(manifest.digest.String())); err == nil {
 			continue
 		}
-		if err := s.upload(ctx, pusher, blobs); err != nil {
-			return err
+		if len(manifests) > 0 {
+			parts = parts[1:] // all have the same empty configuration
 		}
+		manifests, blobs = append(manifests, manifest), append(blobs, parts...)
+	}
+	if err := s.upload(ctx, pusher, blobs); err != nil {
+		return err
+	}
+	for _, manifest := range manifests {
+		own := s.ref.Context().Digest(manifest.digest.String())
 		if err := s.retry(ctx, func() error { return pusher.Put(ctx, own, manifest) }); err != nil {
 			return err
 		}
-		zerolog.Ctx(ctx).Debug().Str("type", statement.PredicateType).Str("image", statement.Subject).Msg("attached")
+		zerolog.Ctx(ctx).Debug().Stringer("manifest", own).Str("image", subject).Msg("attached")
 	}
 	return nil
 }

@@ -1,13 +1,16 @@
 package docker
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
+	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -197,36 +200,59 @@ func pushAndCopyAnIndex(t *testing.T, serve func(t *testing.T, gates ...gate) st
 	assert.ErrorContains(t, err, "names no tag")
 }
 
-// A layer that has been packed or fetched once is not again; one that is damaged on its way is not kept.
+// A layer that has been packed or fetched once is not again, unless its file was damaged since.
 func TestLayerCache(t *testing.T) {
 	temporary(t)
-	dir := module(t, t.TempDir())
-	cache := t.TempDir()
-	seen := &requests{}
-	r, host := testRegistry(t), serveRegistry(t, seen.gate)
-	_, err := r.Push(t.Context(), host+"/base:1", baseImage(t, "7", true))
+	dir, cache := module(t, t.TempDir()), t.TempDir()
+	base := baseImage(t, "7", true)
+	layer := must(must(base.Layers())[0].Digest())
+	var fetched atomic.Int32
+	r := testRegistry(t)
+	host := serveRegistry(t, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if req.Method == http.MethodGet && strings.HasSuffix(req.URL.Path, layer.String()) {
+				fetched.Add(1)
+			}
+			next.ServeHTTP(w, req)
+		})
+	})
+	_, err := r.Push(t.Context(), host+"/base:1", base)
 	require.NoError(t, err)
-	var digests []v1.Hash
-	for range 2 {
-		built, err := BuildGo(t.Context(), GoOptions{Dir: dir, Packages: []string{"./cmd/..."}, Base: host + "/base:1", Registry: r, Cache: cache})
+	build := func() string {
+		t.Helper()
+		built, err := BuildGo(t.Context(), GoOptions{Dir: dir, Packages: []string{"./cmd/api"}, Base: host + "/base:1", Registry: r, Cache: cache})
 		require.NoError(t, err)
-		digests = append(digests, must(built.Digest()))
-		require.NoError(t, Save(t.TempDir()+"/image", built, ""))
+		layout := filepath.Join(t.TempDir(), "image")
+		require.NoError(t, Save(layout, built, ""))
+		loaded, err := Load(layout)
+		require.NoError(t, err)
+		return must(loaded.Digest()).String()
 	}
-	assert.Equal(t, digests[0], digests[1])
-	c, err := openLayerCache(t.Context(), cache)
+	files := func() (all []string) {
+		entries, err := os.ReadDir(cache)
+		require.NoError(t, err)
+		for _, entry := range entries {
+			all = append(all, entry.Name())
+		}
+		return all
+	}
+	was := build()
+	kept := files()
+	require.Len(t, kept, 2, "the base's layer and the program's")
+	assert.Equal(t, was, build())
+	assert.EqualValues(t, 1, fetched.Load())
+	for _, name := range kept {
+		require.NoError(t, os.WriteFile(filepath.Join(cache, name), []byte("damaged"), 0o644))
+	}
+	assert.Equal(t, was, build())
+	assert.EqualValues(t, 2, fetched.Load())
+	assert.Equal(t, kept, files())
+
+	old := time.Now().Add(-keptFor - time.Hour)
+	require.NoError(t, os.Chtimes(filepath.Join(cache, kept[0]), old, old))
+	_, err = openLayerCache(t.Context(), cache)
 	require.NoError(t, err)
-	var packed bytes.Buffer
-	for range 2 {
-		layer, err := c.pack("x", binaryTar(dir+"/go.mod", "/a", epoch))
-		require.NoError(t, err)
-		content, err := layer.Compressed()
-		require.NoError(t, err)
-		_, err = packed.ReadFrom(content)
-		require.NoError(t, err)
-		require.NoError(t, content.Close())
-	}
-	assert.Equal(t, packed.Bytes()[:packed.Len()/2], packed.Bytes()[packed.Len()/2:])
+	assert.Equal(t, kept[1:], files(), "what nobody uses goes")
 }
 
 // Labels may hold anything that is text, and come back as they were.

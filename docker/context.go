@@ -11,8 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"github.com/opencontainers/go-digest"
 )
 
 // defaultContext is the context that is none: the environment, else Docker's socket.
@@ -73,7 +71,7 @@ func currentEndpoint() (*endpoint, error) {
 // readContext reads a context from the folder of all contexts.
 func readContext(dir, name string) (*endpoint, error) {
 	// Its folder is named by the digest of its name, so that no name leads elsewhere.
-	id := digest.FromString(name).Encoded()
+	id := hashOfText(name)
 	file := filepath.Join(dir, "meta", id, "meta.json")
 	text, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -94,6 +92,13 @@ func readContext(dir, name string) (*endpoint, error) {
 	}
 	e.context, e.files = name, filepath.Join(dir, "tls", id, "docker")
 	return &e, nil
+}
+
+// hashOfText is the SHA-256 of a text in hexadecimal.
+func hashOfText(text string) string {
+	h := newHasher()
+	h.Write([]byte(text))
+	return h.sum().Hex
 }
 
 // knownContexts are the names of the contexts that can be used.

@@ -28,12 +28,6 @@ func makeContext(t *testing.T, config, name, endpoint string) string {
 	return filepath.Join(config, "contexts", "tls", id, "docker")
 }
 
-func hashOfText(text string) string {
-	h := newHasher()
-	_, _ = h.Write([]byte(text))
-	return h.sum().Hex
-}
-
 // clean takes away what would say where an engine is, and returns a folder for Docker's configuration.
 func clean(t *testing.T) string {
 	t.Helper()

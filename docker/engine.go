@@ -15,6 +15,7 @@ import (
 	"github.com/docker/cli/cli/connhelper"
 	"github.com/docker/docker/api/types"
 	"github.com/docker/docker/api/types/build"
+	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/api/types/registry"
 	"github.com/docker/docker/client"
@@ -33,6 +34,9 @@ const pingTimeout = 10 * time.Second
 type engineAPI interface {
 	Ping(ctx context.Context) (types.Ping, error)
 	ImageBuild(ctx context.Context, tar io.Reader, options build.ImageBuildOptions) (build.ImageBuildResponse, error)
+	ImageList(ctx context.Context, options image.ListOptions) ([]image.Summary, error)
+	ImageInspect(ctx context.Context, id string, options ...client.ImageInspectOption) (image.InspectResponse, error)
+	ImageTag(ctx context.Context, source, target string) error
 	DialHijack(ctx context.Context, path, proto string, headers map[string][]string) (net.Conn, error)
 	ImagePush(ctx context.Context, reference string, options image.PushOptions) (io.ReadCloser, error)
 	DaemonHost() string
@@ -197,4 +201,29 @@ func (a Auth) config() registry.AuthConfig {
 		RegistryToken: a.RegistryToken,
 		ServerAddress: a.serverAddress(),
 	}
+}
+
+// Find returns the ID of an image that the engine has and whose label InputsLabel tells these inputs; empty where there is none.
+func (e *Engine) Find(ctx context.Context, inputs string) (string, error) {
+	found, err := e.api.ImageList(ctx, image.ListOptions{Filters: filters.NewArgs(filters.Arg("label", InputsLabel+"="+inputs))})
+	if err != nil || len(found) == 0 {
+		return "", err
+	}
+	return found[0].ID, nil
+}
+
+func (e *Engine) imageID(ctx context.Context, reference string) (string, error) {
+	found, err := e.api.ImageInspect(ctx, reference)
+	return found.ID, err
+}
+
+// Tag gives one of the engine's images one more tag.
+func (e *Engine) Tag(ctx context.Context, id, reference string) error {
+	if err := checkTagged(reference); err != nil {
+		return fmt.Errorf("tagging an image: %w", err)
+	}
+	if err := e.api.ImageTag(ctx, id, reference); err != nil {
+		return fmt.Errorf("tagging %s as %q: %w", id, reference, err)
+	}
+	return nil
 }

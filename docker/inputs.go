@@ -78,7 +78,7 @@ func (h inputHash) sum() string { return hex.EncodeToString(h.Sum(nil)[:20]) }
 // Inputs returns a digest of everything that the image is made of: the files of the packages that are compiled in, the
 // versions of the modules, the toolchain, the base's digest, and the options. It leaves out what changes with each commit, whatever
 // that commit changes: Created, Version, Source, and the labels created, revision and version of the OCI. So two commits have the
-// same inputs where nothing of these programs has changed between them.
+// same inputs where nothing of these programs has changed between them. With cgo the error matches ErrUnknownInputs.
 func (b *GoBuild) Inputs(ctx context.Context) (string, error) {
 	inputs, err := b.inputs(ctx)
 	if err != nil {
@@ -96,6 +96,9 @@ func (b *GoBuild) Inputs(ctx context.Context) (string, error) {
 }
 
 func (b *GoBuild) inputs(ctx context.Context) (string, error) {
+	if b.CGO {
+		return "", fmt.Errorf("%w: with cgo, files anywhere may be included and linked", ErrUnknownInputs)
+	}
 	if err := b.findBases(ctx); err != nil {
 		return "", err
 	}
@@ -106,11 +109,6 @@ func (b *GoBuild) inputs(ctx context.Context) (string, error) {
 	h.add("port", fmt.Sprint(b.Port))
 	h.add("ldflags", b.LDFlags)
 	h.addLabels(b.Labels)
-	if b.CGO {
-		for _, name := range []string{"CC", "CXX", "CGO_CFLAGS", "CGO_CPPFLAGS", "CGO_CXXFLAGS", "CGO_LDFLAGS"} {
-			h.add("cgo", name, os.Getenv(name))
-		}
-	}
 	for i, platform := range b.platforms {
 		h.add("platform", platform.String())
 		h.add("base", b.bases[i].digest)
@@ -239,7 +237,41 @@ func (h inputHash) addPackage(p compiledPackage) error {
 // each commit changes. What steps download is not among it, so a Dockerfile has to name versions there. The error matches ErrUnknownInputs where a base image is not
 // in a registry, and where the Dockerfile downloads by ADD.
 func DockerfileInputs(ctx context.Context, o BuildOptions, bases Registry, without ...string) (string, error) {
-	inputs, err := dockerfileInputs(ctx, o, bases, without)
+	return dockerfileInputs(ctx, o, bases.identify, without)
+}
+
+// Inputs is DockerfileInputs for a build by this engine: of a base image that no registry tells the digest of, it takes the ID that the
+// engine has.
+func (e *Engine) Inputs(ctx context.Context, o BuildOptions, bases Registry, without ...string) (string, error) {
+	return dockerfileInputs(ctx, o, func(ctx context.Context, image string) (string, error) {
+		digest, err := bases.identify(ctx, image)
+		if err == nil || ctx.Err() != nil {
+			return digest, err
+		}
+		if id, local := e.imageID(ctx, image); local == nil {
+			return id, nil
+		}
+		return "", err
+	}, without)
+}
+
+// identify returns the digest that a registry has of a base image.
+func (r Registry) identify(ctx context.Context, image string) (string, error) {
+	s, err := r.session(ctx, "looking up", image)
+	if err != nil {
+		return "", err
+	}
+	digest, err := s.digest(ctx)
+	if err != nil {
+		return "", fmt.Errorf("%w: the digest of the base image: %w", ErrUnknownInputs, s.explain(ctx, err))
+	}
+	return digest, nil
+}
+
+type identifier func(ctx context.Context, image string) (string, error)
+
+func dockerfileInputs(ctx context.Context, o BuildOptions, identify identifier, without []string) (string, error) {
+	inputs, err := hashDockerfile(ctx, o, identify, without)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
@@ -249,7 +281,7 @@ func DockerfileInputs(ctx context.Context, o BuildOptions, bases Registry, witho
 	return inputs, nil
 }
 
-func dockerfileInputs(ctx context.Context, o BuildOptions, bases Registry, without []string) (string, error) {
+func hashDockerfile(ctx context.Context, o BuildOptions, identify identifier, without []string) (string, error) {
 	files, err := openBuildContext(o.Context, o.Dockerfile, append(slices.Clone(o.Without), ".git")...)
 	if err != nil {
 		return "", err
@@ -271,13 +303,9 @@ func dockerfileInputs(ctx context.Context, o BuildOptions, bases Registry, witho
 		return "", err
 	}
 	for _, image := range images {
-		base, err := bases.session(ctx, "looking up", image)
+		digest, err := identify(ctx, image)
 		if err != nil {
 			return "", err
-		}
-		digest, err := base.digest(ctx)
-		if err != nil {
-			return "", fmt.Errorf("%w: the digest of the base image: %w", ErrUnknownInputs, base.explain(ctx, err))
 		}
 		h.add("base", image, digest)
 	}

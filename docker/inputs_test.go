@@ -106,6 +106,17 @@ func TestGoInputsOfOptions(t *testing.T) {
 	assert.Equal(t, was, goInputsOf(t, dir, "./cmd/a", nil), "nor is what the build does not see")
 }
 
+func TestGoInputsWithCGO(t *testing.T) {
+	temporary(t)
+	r, host := testRegistry(t), serveRegistry(t)
+	_, err := r.Push(t.Context(), host+"/base:1", baseImage(t, "7", true))
+	require.NoError(t, err)
+	build, err := NewGoBuild(t.Context(), GoOptions{Dir: monorepo(t), Packages: []string{"./cmd/a"}, CGO: true, Base: host + "/base:1", Registry: r, Cache: t.TempDir()})
+	require.NoError(t, err)
+	_, err = build.Inputs(t.Context())
+	assert.ErrorIs(t, err, ErrUnknownInputs)
+}
+
 // Files of a module in a vendor folder may have been changed by hand.
 func TestGoInputsOfVendoredModules(t *testing.T) {
 	temporary(t)

@@ -63,9 +63,18 @@ func (c *layerCache) prune(before time.Time) error {
 	return nil
 }
 
-// used returns the file of a name that the cache has, and marks it as used.
-func (c *layerCache) used(name string) (string, bool) {
+// used returns the file of a name that the cache has, and marks it as used. One that is not what its digest says any more, after a
+// crash of the machine perhaps, is as if it were not there.
+func (c *layerCache) used(name string, digest v1.Hash) (string, bool) {
 	file := filepath.Join(c.dir, name)
+	content, err := os.Open(file)
+	if err != nil {
+		return "", false
+	}
+	defer content.Close()
+	if got, _, err := v1.SHA256(content); err != nil || got != digest {
+		return "", false
+	}
 	now := time.Now()
 	return file, os.Chtimes(file, now, now) == nil
 }
@@ -96,12 +105,14 @@ func (c *layerCache) pack(mediaType types.MediaType, write func(io.Writer) error
 		return nil, err
 	}
 	prefix := packing + "-" + diffID.Hex + "-"
-	// The name says what the digest is; a file that was damaged since is found out by the registry.
+	// The name says what the digest is.
 	if found, _ := filepath.Glob(filepath.Join(c.dir, prefix+"*")); len(found) == 1 {
 		name := filepath.Base(found[0])
 		digest, err := v1.NewHash("sha256:" + strings.TrimPrefix(name, prefix))
-		if file, there := c.used(name); err == nil && there {
-			return newFileLayer(file, digest, diffID, mediaType)
+		if err == nil {
+			if file, there := c.used(name, digest); there {
+				return newFileLayer(file, digest, diffID, mediaType)
+			}
 		}
 	}
 	var digest v1.Hash
@@ -178,7 +189,7 @@ func (l *keptLayer) Compressed() (io.ReadCloser, error) {
 	}
 	cache := l.image.cache
 	name := "base-" + digest.Hex
-	file, there := cache.used(name)
+	file, there := cache.used(name, digest)
 	if !there {
 		err = l.image.again(func() (err error) {
 			file, err = cache.create(func(w io.Writer) (string, error) { return name, l.download(w, digest) })

@@ -24,6 +24,9 @@ var ErrNotFound = errors.New("not in the registry")
 // defaultPlatform is what an image is for where nobody says otherwise.
 const defaultPlatform = "linux/amd64"
 
+// worthTelling is how large a layer is whose upload is told of, in bytes: somebody waits for it.
+const worthTelling = 32 << 20
+
 // uploads is how many blobs are uploaded at a time.
 const uploads = 4
 
@@ -335,6 +338,9 @@ func (s *session) upload(ctx context.Context, pusher *remote.Pusher, blobs []v1.
 		slots <- struct{}{}
 		running.Go(func() {
 			defer func() { <-slots }()
+			if size, err := blob.Size(); err == nil && size >= worthTelling {
+				zerolog.Ctx(ctx).Info().Int64("MiB", size>>20).Stringer("reference", s.ref).Msg("uploading a layer, where the registry does not have it")
+			}
 			err := s.retry(ctx, func() error { return pusher.Upload(ctx, s.ref.Context(), blob) })
 			if err != nil {
 				cancel(err)

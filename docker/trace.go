@@ -29,6 +29,7 @@ type trace struct {
 	w        io.Writer
 	doing    func(string)
 	vertexes map[string]*vertex
+	numbers  int     // how many have one
 	last     *vertex // whose line was written last
 	failed   *vertex // the first step that failed
 }
@@ -71,10 +72,8 @@ func (t *trace) named(digest string) *vertex {
 // say writes a line of a step, which gets its number when it first has something to say.
 func (t *trace) say(out *bytes.Buffer, v *vertex, text string) {
 	if v.number == 0 {
-		for _, other := range t.vertexes {
-			v.number = max(v.number, other.number)
-		}
-		v.number++
+		t.numbers++
+		v.number = t.numbers
 	}
 	if t.last != nil && t.last.midLine {
 		out.WriteByte('\n')

@@ -226,6 +226,11 @@ func (b *imageBench) measure(ctx context.Context, service, dir string, byEngine 
 		return err
 	}
 	defer func() { err = errors.Join(err, engine.Stop()) }()
+	// As many as ours have: to the builder before BuildKit each is a step.
+	var labels []string
+	for _, name := range []string{"title", "version", "source", "created", "revision", "settings", "inputs"} {
+		labels = append(labels, "--label=bench."+name+"=1")
+	}
 	for _, kit := range []string{"1", "0"} {
 		env := []string{"DOCKER_HOST=" + engine.Host, "DOCKER_BUILDKIT=" + kit}
 		cli := dockerCLI(ctx, kit == "1")
@@ -236,7 +241,7 @@ func (b *imageBench) measure(ctx context.Context, service, dir string, byEngine 
 		err := b.table(ctx, fmt.Sprintf("%s, by an engine, DOCKER_BUILDKIT=%s", service, kit), dir, byEngine, []builder{
 			{name: "grimoire image", args: []string{b.grimoire, "image"}, engine: true, env: append(env,
 				"IMAGE_BUILDER=engine", "IMAGE_NETWORK=none", "REGISTRY_HOST=", "IMAGE_REPOSITORY=bench/ours")},
-			{name: "docker build", args: []string{cli, "build", "--network=none", "--tag=bench/docker:1", "."}, env: env, engine: true},
+			{name: "docker build", args: slices.Concat([]string{cli, "build", "--network=none", "--platform=linux/amd64", "--tag=bench/docker:1"}, labels, []string{"."}), env: env, engine: true},
 		})
 		if err != nil {
 			return err

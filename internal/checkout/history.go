@@ -1,9 +1,12 @@
 package checkout
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path"
 	"strings"
 	"time"
 
@@ -34,7 +37,7 @@ func (c Checkout) Tip(ctx context.Context, branch string) (string, error) {
 	defer cancel()
 	cmd := process.Command(ctx, "git", "ls-remote", "--", remote, "refs/heads/"+branch)
 	cmd.Dir = c.Root
-	cmd.Env = process.Env("GIT_TERMINAL_PROMPT=0", "GIT_SSH_COMMAND=ssh -o BatchMode=yes", "LC_ALL=C")
+	cmd.Env = process.Env("GIT_TERMINAL_PROMPT=0", "GIT_SSH_COMMAND="+c.silentSSH(ctx), "LC_ALL=C")
 	out, err := process.Capture(ctx, cmd)
 	if err != nil {
 		return "", fmt.Errorf("asking where the branch %s is: %w", branch, err)
@@ -44,6 +47,21 @@ func (c Checkout) Tip(ctx context.Context, branch string) (string, error) {
 		return "", fmt.Errorf("asking where the branch %s is: %s does not have it", branch, remote)
 	}
 	return tip, nil
+}
+
+// silentSSH is the ssh command that git would use, told to ask nobody for anything where it is OpenSSH's.
+func (c Checkout) silentSSH(ctx context.Context) string {
+	command := os.Getenv("GIT_SSH_COMMAND")
+	if command == "" {
+		if out, err := git(ctx, c.Root, "config", "--get", "core.sshCommand"); err == nil {
+			command = strings.TrimSpace(string(out))
+		}
+	}
+	command = cmp.Or(command, os.Getenv("GIT_SSH"), "ssh")
+	if program, _, _ := strings.Cut(command, " "); path.Base(program) == "ssh" {
+		command += " -o BatchMode=yes"
+	}
+	return command
 }
 
 // Order says which of two commits came first.

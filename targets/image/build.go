@@ -178,13 +178,29 @@ func (p *plan) secrets() (map[string][]byte, error) {
 func (m *engineMaker) close() { m.engine.Close() }
 
 func (m *engineMaker) inputs(ctx context.Context) (string, error) {
-	inputs, err := docker.DockerfileInputs(ctx, m.options, m.plan.registry, versionArg)
+	inputs, err := m.engine.Inputs(ctx, m.options, m.plan.registry, versionArg)
 	if err != nil {
 		return "", err
 	}
 	inputs = m.plan.ofTag(inputs)
 	m.options.Labels[docker.InputsLabel] = inputs
 	return inputs, nil
+}
+
+func (m *engineMaker) existing(ctx context.Context, inputs string) (built, bool) {
+	log := zerolog.Ctx(ctx)
+	id, err := m.engine.Find(ctx, inputs)
+	if err == nil && id != "" {
+		err = m.engine.Tag(ctx, id, m.plan.reference)
+	}
+	if err != nil {
+		log.Debug().Err(err).Msg("the engine was not asked for an image of these inputs")
+	}
+	if err != nil || id == "" {
+		return built{}, false
+	}
+	log.Info().Str("reference", m.plan.reference).Str("id", id).Msg("the engine has an image of the same inputs, so nothing is built")
+	return built{Builder: builderEngine, Reference: m.plan.reference, Inputs: inputs}, true
 }
 
 func (m *engineMaker) build(ctx context.Context) (built, error) {
@@ -252,6 +268,24 @@ func (m *goMaker) inputs(ctx context.Context) (string, error) {
 	inputs = m.plan.ofTag(inputs)
 	m.todo.Labels[docker.InputsLabel] = inputs
 	return inputs, nil
+}
+
+func (m *goMaker) existing(ctx context.Context, inputs string) (built, bool) {
+	p, log := m.plan, zerolog.Ctx(ctx)
+	last, err := p.last()
+	if err != nil || last.Builder != builderGo || last.Inputs != inputs || last.Reference != p.reference {
+		return built{}, false
+	}
+	img, err := docker.Load(p.layout())
+	if err != nil {
+		log.Debug().Err(err).Msg("the image that was built last is not there any more")
+		return built{}, false
+	}
+	if digest, err := img.Digest(); err != nil || byDigest(p.reference, digest.String()) != last.Digest {
+		return built{}, false
+	}
+	log.Info().Str("reference", p.reference).Msg("nothing has changed since the image was built, so nothing is built")
+	return last, true
 }
 
 func (m *goMaker) build(ctx context.Context) (built, error) {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -202,7 +203,30 @@ type plan struct {
 // noRegistry stands for the registry of an image that stays on this machine while its name is checked.
 const noRegistry = "localhost"
 
+// plans are those of this run: Push has one, and Image, which it calls, has the same.
+var plans struct {
+	mu   sync.Mutex
+	made map[targets.Service]*plan
+}
+
 func newPlan(ctx context.Context, s targets.Service) (*plan, error) {
+	plans.mu.Lock()
+	defer plans.mu.Unlock()
+	if p, ok := plans.made[s]; ok {
+		return p, nil
+	}
+	p, err := makePlan(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	if plans.made == nil {
+		plans.made = map[targets.Service]*plan{}
+	}
+	plans.made[s] = p
+	return p, nil
+}
+
+func makePlan(ctx context.Context, s targets.Service) (*plan, error) {
 	modulePath, err := s.ModulePath()
 	if err != nil {
 		return nil, err
@@ -293,7 +317,7 @@ func (p *plan) build(ctx context.Context) (built, error) {
 	case err != nil:
 		return built{}, err
 	}
-	if found, ok := p.reuse(ctx, inputs); ok {
+	if found, ok := p.reuse(ctx, m, inputs); ok {
 		return found, nil
 	}
 	b, err := m.build(ctx)
@@ -301,8 +325,8 @@ func (p *plan) build(ctx context.Context) (built, error) {
 	return b, err
 }
 
-// reuse finds an image of the same inputs: in the registry, or in the folder that the last build has made.
-func (p *plan) reuse(ctx context.Context, inputs string) (built, bool) {
+// reuse finds an image of the same inputs: in the registry, or where the last build has left it.
+func (p *plan) reuse(ctx context.Context, m maker, inputs string) (built, bool) {
 	if inputs == "" {
 		return built{}, false
 	}
@@ -315,20 +339,7 @@ func (p *plan) reuse(ctx context.Context, inputs string) (built, bool) {
 		}
 		log.Debug().Err(err).Msg("the registry has no image of these inputs")
 	}
-	last, err := p.last()
-	if err != nil || last.Builder != builderGo || last.Inputs != inputs || last.Reference != p.reference {
-		return built{}, false
-	}
-	img, err := docker.Load(p.layout())
-	if err != nil {
-		log.Debug().Err(err).Msg("the image that was built last is not there any more")
-		return built{}, false
-	}
-	if digest, err := img.Digest(); err != nil || byDigest(p.reference, digest.String()) != last.Digest {
-		return built{}, false
-	}
-	log.Info().Str("reference", p.reference).Msg("nothing has changed since the image was built, so nothing is built")
-	return last, true
+	return m.existing(ctx, inputs)
 }
 
 // pushed returns the digest of the image that the registry holds, and the settings that it was built with.
@@ -358,6 +369,8 @@ func (p *plan) labelsOf(ctx context.Context, reference string) (map[string]strin
 type maker interface {
 	// inputs tells what the image is built from; docker.ErrUnknownInputs where that cannot be told.
 	inputs(ctx context.Context) (string, error)
+	// existing is an image of these inputs that has been built before, and is here.
+	existing(ctx context.Context, inputs string) (built, bool)
 	build(ctx context.Context) (built, error)
 	close()
 }

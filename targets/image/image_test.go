@@ -35,7 +35,7 @@ func TestReference(t *testing.T) {
 	} {
 		s := committed(t)
 		s.Image.Registry = registry
-		p, err := newPlan(t.Context(), s)
+		p, err := makePlan(t.Context(), s)
 		require.NoError(t, err)
 		assert.Regexp(t, "^"+want+"[0-9a-f]{12}$", p.reference)
 		if registry == "" {
@@ -48,7 +48,7 @@ func TestReference(t *testing.T) {
 
 func TestLabels(t *testing.T) {
 	s := committed(t)
-	p, err := newPlan(t.Context(), s)
+	p, err := makePlan(t.Context(), s)
 	require.NoError(t, err)
 	clean := p.labels()
 	assert.Equal(t, "https://git.example.org/shop/pay", clean["org.opencontainers.image.source"])
@@ -57,12 +57,12 @@ func TestLabels(t *testing.T) {
 	assert.Regexp(t, `^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$`, clean["org.opencontainers.image.created"])
 
 	s.Image.Platform, s.Image.Registry = "linux/arm64", "registry.example.org"
-	p, err = newPlan(t.Context(), s)
+	p, err = makePlan(t.Context(), s)
 	require.NoError(t, err)
 	assert.NotEqual(t, clean[settingsLabel], p.labels()[settingsLabel])
 
 	require.NoError(t, os.WriteFile(filepath.Join(s.Dir, "new.go"), []byte("package pay\n"), 0o644))
-	p, err = newPlan(t.Context(), s)
+	p, err = makePlan(t.Context(), s)
 	require.NoError(t, err)
 	assert.NotContains(t, p.labels(), "org.opencontainers.image.revision", "no commit holds these files")
 	assert.ErrorContains(t, p.mayPush(), "new.go")

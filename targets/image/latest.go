@@ -78,7 +78,8 @@ func (p *plan) newerPublished(ctx context.Context, branch string) string {
 		zerolog.Ctx(ctx).Debug().Err(err).Msg("the remote repository was not asked for newer commits")
 		return ""
 	}
-	if tip == p.tree.Commit {
+	// A commit that has not been pushed yet is newer than the branch there.
+	if order, err := p.tree.Compare(ctx, tip, p.tree.Commit); err != nil || order == checkout.Same || order == checkout.Before {
 		return ""
 	}
 	newer := checkout.Checkout{Commit: tip}.Tag()
