@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/docker/cli/cli/connhelper"
 	"github.com/docker/docker/api/types"
 	"github.com/docker/docker/api/types/build"
 	"github.com/docker/docker/api/types/filters"
@@ -73,13 +72,13 @@ func connect(ctx context.Context, timeout time.Duration) (*Engine, error) {
 		}
 	}
 	if strings.HasPrefix(host, "ssh://") {
-		helper, err := connhelper.GetConnectionHelper(host)
+		dial, name, err := overSSH(host)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w; write it as ssh://USER@HOST", doing, withoutUserinfoError(err, host))
 		}
 		options = []client.Opt{
-			client.WithHTTPClient(&http.Client{Transport: &http.Transport{DialContext: helper.Dialer}}),
-			client.WithHost(helper.Host), client.WithDialContext(helper.Dialer), client.WithVersionFromEnv(),
+			client.WithHTTPClient(&http.Client{Transport: &http.Transport{DialContext: dial}}),
+			client.WithHost(name), client.WithDialContext(dial), client.WithVersionFromEnv(),
 		}
 	}
 	api, err := client.NewClientWithOpts(append(options, client.WithAPIVersionNegotiation())...)
