@@ -341,6 +341,13 @@ func problem(tele *Telemetry) string {
 	return tele.exporter.told.Problem
 }
 
+// delivered is how many spans a collector has said to have.
+func delivered(tele *Telemetry) int {
+	tele.exporter.mu.Lock()
+	defer tele.exporter.mu.Unlock()
+	return tele.exporter.told.Spans
+}
+
 func TestSpansAreWhatHappened(t *testing.T) {
 	c := startCollector(t)
 	tele, logged := start(t, "OTEL_EXPORTER_OTLP_ENDPOINT="+c.url, "OTEL_RESOURCE_ATTRIBUTES=deployment.environment.name=a%20b,broken",
@@ -419,7 +426,7 @@ func TestCollectorDiesMidway(t *testing.T) {
 	tele, logged := start(t, "OTEL_EXPORTER_OTLP_ENDPOINT="+c.url)
 	answered(t, tele)
 	tele.Process(tele.NewSpan(), SpanID{}, report.Process{Command: []string{"before"}})
-	c.spans(t, 1)
+	require.Eventually(t, func() bool { return delivered(tele) == 1 }, 10*time.Second, 5*time.Millisecond, "the collector has it, and has said so")
 	require.NoError(t, c.cmd.Process.Kill())
 	tele.Process(tele.NewSpan(), SpanID{}, report.Process{Command: []string{"after"}})
 	require.Eventually(t, func() bool { return problem(tele) != "" }, 5*time.Second, 5*time.Millisecond)
