@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/docker/cli/cli/connhelper"
 	"github.com/docker/docker/api/types"
 	"github.com/docker/docker/api/types/build"
 	"github.com/docker/docker/api/types/filters"
@@ -72,13 +73,14 @@ func connect(ctx context.Context, timeout time.Duration) (*Engine, error) {
 		}
 	}
 	if strings.HasPrefix(host, "ssh://") {
-		dial, name, err := overSSH(host)
+		helper, err := connhelper.GetConnectionHelper(host)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w; write it as ssh://USER@HOST", doing, withoutUserinfoError(err, host))
 		}
+		dial := throughProgram(helper.Dialer)
 		options = []client.Opt{
 			client.WithHTTPClient(&http.Client{Transport: &http.Transport{DialContext: dial}}),
-			client.WithHost(name), client.WithDialContext(dial), client.WithVersionFromEnv(),
+			client.WithHost(helper.Host), client.WithDialContext(dial), client.WithVersionFromEnv(),
 		}
 	}
 	api, err := client.NewClientWithOpts(append(options, client.WithAPIVersionNegotiation())...)

@@ -8,26 +8,20 @@ import (
 	"os"
 	"sync"
 	"syscall"
-
-	"github.com/docker/cli/cli/connhelper"
 )
 
 // dialer opens connections to an engine.
 type dialer func(ctx context.Context, network, address string) (net.Conn, error)
 
-// overSSH returns how an engine is reached through the program ssh, and the host that requests then name.
-func overSSH(host string) (dial dialer, name string, err error) {
-	helper, err := connhelper.GetConnectionHelper(host)
-	if err != nil {
-		return nil, "", err
-	}
+// throughProgram has the connections of a dialer that runs a program tell what the program said when it ended.
+func throughProgram(dial dialer) dialer {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := helper.Dialer(ctx, network, address)
+		conn, err := dial(ctx, network, address)
 		if err != nil {
 			return nil, err
 		}
 		return &programConn{Conn: conn}, nil
-	}, helper.Host, nil
+	}
 }
 
 // programConn is a connection through a program. The helper's own tells what the program said at its end to the first who reads, but to
