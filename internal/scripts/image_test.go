@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -158,6 +159,55 @@ func TestSignalInTheMiddleOfAPush(t *testing.T) {
 			assert.Equal(t, http.StatusNotFound, tags.StatusCode, "nothing is there under any tag")
 			require.NoError(t, push().Run(), output.text(t))
 		})
+	}
+}
+
+// An engine moves the commit's tag itself. What the registry then refuses is made up for by the next push, which builds nothing.
+func TestPushAfterOneThatAttachedNothing(t *testing.T) {
+	host, _ := needs.Engine(t)
+	grimoire := grimoireCommand(t)
+	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	var refused atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.Method == http.MethodPut && strings.Contains(req.URL.Path, "/manifests/sha256") && refused.Load() == 0 {
+			refused.Add(1)
+			http.Error(w, `{"errors":[{"code":"DENIED","message":"the quota is used up"}]}`, http.StatusForbidden)
+			return
+		}
+		inner.ServeHTTP(w, req)
+	}))
+	t.Cleanup(server.Close)
+	address := server.Listener.Addr().String()
+	dir := checkout(t, with(program, "Dockerfile", "FROM "+testengine.GoImage+"\nRUN echo "+address+"\n"))
+	push := func() (string, error) {
+		cmd := exec.Command(grimoire, "push")
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "DOCKER_HOST="+host, "IMAGE_BUILDER=engine", "IMAGE_NETWORK=none", "REGISTRY_HOST="+address, "CI=")
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	out, err := push()
+	require.Error(t, err, out)
+	assert.Contains(t, out, "the quota is used up")
+	require.EqualValues(t, 1, refused.Load())
+
+	for range 2 {
+		out, err = push()
+		require.NoError(t, err, out)
+		assert.Contains(t, out, "the registry holds this commit's image, so nothing is built")
+		reference := strings.TrimSpace(lastLine(out, address))
+		login := docker.Registry{Host: address}
+		statements, err := login.Statements(t.Context(), reference)
+		require.NoError(t, err)
+		assert.Len(t, statements, 1)
+		img, err := login.Pull(t.Context(), reference, "")
+		require.NoError(t, err)
+		configuration, err := img.ConfigFile()
+		require.NoError(t, err)
+		repository, digest, _ := strings.Cut(reference, "@")
+		tagged, err := login.Digest(t.Context(), repository+":"+docker.InputsTag(configuration.Config.Labels[docker.InputsLabel]))
+		require.NoError(t, err)
+		assert.Equal(t, digest, tagged)
 	}
 }
 

@@ -371,6 +371,9 @@ func (p *plan) push(ctx context.Context, b built) (built, error) {
 	tags := []string{p.tag}
 	switch b.Builder {
 	case builderRegistry:
+		if err := p.complete(ctx, b); err != nil {
+			return b, err
+		}
 		if err := p.registry.Tag(ctx, b.Digest, tags...); err != nil {
 			return b, err
 		}
@@ -414,6 +417,28 @@ func (p *plan) push(ctx context.Context, b built) (built, error) {
 	}
 	log.Info().Str("reference", b.Reference).Str("digest", b.Digest).Msg("pushed")
 	return b, nil
+}
+
+// complete does what a push that was ended has left undone: an engine moves the commit's tag itself, before anything else can follow.
+// Last of all comes the tag of the inputs.
+func (p *plan) complete(ctx context.Context, b built) error {
+	if b.Inputs == "" {
+		return nil
+	}
+	if done, err := p.registry.Exists(ctx, withTag(b.Reference, docker.InputsTag(b.Inputs))); done || err != nil {
+		return err
+	}
+	statements, err := p.registry.Statements(ctx, b.Digest)
+	if err != nil {
+		return err
+	}
+	if len(statements) == 0 {
+		_, digest, _ := strings.Cut(b.Digest, "@")
+		if err := p.attachProvenance(ctx, b.Digest, digest); err != nil {
+			return err
+		}
+	}
+	return p.registry.Tag(ctx, b.Digest, docker.InputsTag(b.Inputs))
 }
 
 func (p *plan) readStatements() ([]docker.Statement, error) {

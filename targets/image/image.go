@@ -292,11 +292,11 @@ func (p *plan) committed() bool {
 func (p *plan) build(ctx context.Context) (built, error) {
 	log := zerolog.Ctx(ctx)
 	if p.Image.Registry != "" && p.committed() {
-		digest, settings, err := p.pushed(ctx)
+		digest, labels, err := p.pushed(ctx)
 		switch {
-		case err == nil && settings == p.settings():
+		case err == nil && labels[settingsLabel] == p.settings():
 			log.Info().Str("reference", p.reference).Msg("the registry holds this commit's image, so nothing is built")
-			return built{Builder: builderRegistry, Reference: p.reference, Digest: byDigest(p.reference, digest)}, nil
+			return built{Builder: builderRegistry, Reference: p.reference, Digest: byDigest(p.reference, digest), Inputs: labels[docker.InputsLabel]}, nil
 		case err == nil:
 			log.Warn().Str("reference", p.reference).Msg("the registry holds an image of this commit that was built with other settings")
 		case errors.Is(err, docker.ErrNotFound):
@@ -342,13 +342,13 @@ func (p *plan) reuse(ctx context.Context, m maker, inputs string) (built, bool) 
 	return m.existing(ctx, inputs)
 }
 
-// pushed returns the digest of the image that the registry holds, and the settings that it was built with.
-func (p *plan) pushed(ctx context.Context) (digest, settings string, err error) {
+// pushed returns the digest and the labels of the image that the registry holds.
+func (p *plan) pushed(ctx context.Context) (digest string, labels map[string]string, err error) {
 	if digest, err = p.registry.Digest(ctx, p.reference); err != nil {
-		return "", "", err
+		return "", nil, err
 	}
-	labels, err := p.labelsOf(ctx, byDigest(p.reference, digest))
-	return digest, labels[settingsLabel], err
+	labels, err = p.labelsOf(ctx, byDigest(p.reference, digest))
+	return digest, labels, err
 }
 
 // labelsOf are the labels of an image in the registry; of an index, of the one for the first platform.
