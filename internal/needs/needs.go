@@ -206,7 +206,7 @@ func lockFile(t testing.TB, path string, alone bool) *os.File {
 func Root(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		leaveOut(t, "root", missing("it makes namespaces; run the tests as root"))
+		leaveOut(t, "root", missing("it takes what only root may do; run the tests as root"))
 	}
 }
 

@@ -211,6 +211,53 @@ func TestPushAfterOneThatAttachedNothing(t *testing.T) {
 	}
 }
 
+// Another user of the system, who has nothing of the first one's, makes the same image.
+func TestSameImageByAnotherUser(t *testing.T) {
+	needs.Root(t)
+	const nobody = 65534
+	grimoire, dir := grimoireCommand(t), checkout(t, program)
+	image := func(cmd *exec.Cmd, env ...string) (result, statements string) {
+		cmd.Env = append(os.Environ(), append(env, "REGISTRY_HOST=", "IMAGE_BUILDER=go", "CI=")...)
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		read := func(name string) string {
+			text, err := os.ReadFile(filepath.Join(cmd.Dir, "build", name))
+			require.NoError(t, err)
+			return string(text)
+		}
+		return read("image.json"), read("image.intoto.jsonl")
+	}
+	cmd := exec.Command(grimoire, "image")
+	cmd.Dir = dir
+	result, statements := image(cmd)
+
+	home, err := os.MkdirTemp("", "another-user-") // the folders of tests are their user's alone
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, os.RemoveAll(home)) })
+	theirs := filepath.Join(home, "src")
+	require.NoError(t, os.CopyFS(theirs, os.DirFS(dir)))
+	require.NoError(t, os.RemoveAll(filepath.Join(theirs, "build")))
+	content, err := os.ReadFile(grimoire)
+	require.NoError(t, err)
+	exe := filepath.Join(home, "grimoire")
+	require.NoError(t, os.WriteFile(exe, content, 0o755))
+	require.NoError(t, filepath.WalkDir(home, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(path, nobody, nobody)
+	}))
+	cmd = exec.Command(exe, "image")
+	cmd.Dir = theirs
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	cache := filepath.Join(home, ".cache")
+	theirResult, theirStatements := image(cmd, "HOME="+home, "USER=nobody", "LOGNAME=nobody", "TMPDIR="+home, "XDG_CACHE_HOME="+cache,
+		"GOCACHE="+filepath.Join(cache, "go-build"), "GOPATH="+filepath.Join(home, "go"), "GOMODCACHE="+filepath.Join(home, "go", "mod"), "GOENV=off")
+	assert.Equal(t, result, theirResult)
+	assert.Equal(t, statements, theirStatements)
+	assert.Contains(t, result, `"digest": "shop/pay@sha256:`)
+}
+
 // processWatch notes the command lines of all processes, for as long as a test wants.
 func processWatch(t *testing.T) (seen func() string) {
 	stop, stopped := make(chan struct{}), make(chan struct{})
