@@ -15,7 +15,7 @@ import (
 func Bench(
 	ctx context.Context,
 	images *bool, // measure how long images take, beside ko and Docker's own command, on the example service and a larger one
-	rounds *int, // how often each image is built; 3 unless set, for some ten minutes
+	rounds *int, // how often each image is built; 3 unless set, for some fifteen minutes
 ) error {
 	return targets.Stage(ctx, "bench", func(ctx context.Context) error {
 		if !deref(images) {

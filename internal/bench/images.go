@@ -53,7 +53,7 @@ type builder struct {
 // Images measures how long it takes to build an image and to push it, in turn by each of the ways there are: this one and ko without
 // an engine, this one and Docker's own command with one. Each is measured cold (its compiler's and engine's caches are empty, modules
 // are there), after a line has been changed, and with no change, on the example service and on a larger one. Without root, Linux and
-// dockerd the engine's part is left out, and says so. It takes rounds times some three minutes.
+// dockerd the engine's part is left out, and says so. It takes rounds times some five minutes.
 func Images(ctx context.Context, root string, rounds int, w io.Writer) (err error) {
 	root, err = filepath.Abs(root)
 	if err != nil {
@@ -81,18 +81,17 @@ func Images(ctx context.Context, root string, rounds int, w io.Writer) (err erro
 		return err
 	}
 	for _, s := range []struct {
-		name   string
-		make   func(ctx context.Context, dir string) error
-		engine int // how often an engine builds it, each time the whole program, since its steps keep no compiler's cache
+		name string
+		make func(ctx context.Context, dir string) error
 	}{
-		{"the example service", b.example, rounds},
-		{larger, b.larger, 1},
+		{"the example service", b.example},
+		{larger, b.larger},
 	} {
 		dir := filepath.Join(tmp, "service")
 		if err := errors.Join(os.RemoveAll(dir), s.make(ctx, dir)); err != nil {
 			return fmt.Errorf("preparing %s: %w", s.name, err)
 		}
-		if err := b.measure(ctx, s.name, dir, s.engine); err != nil {
+		if err := b.measure(ctx, s.name, dir); err != nil {
 			return fmt.Errorf("measuring %s: %w", s.name, err)
 		}
 	}
@@ -205,11 +204,11 @@ func (b *imageBench) run(ctx context.Context, dir string, env []string, name str
 	return err
 }
 
-func (b *imageBench) measure(ctx context.Context, service, dir string, byEngine int) (err error) {
+func (b *imageBench) measure(ctx context.Context, service, dir string) (err error) {
 	ours := func(more ...string) []string {
 		return append(more, "REGISTRY_HOST="+b.registry, "IMAGE_BUILDER=go", "IMAGE_REPOSITORY=bench/ours", "IMAGE_LATEST=off")
 	}
-	err = b.table(ctx, service+", without an engine", dir, b.rounds, []builder{
+	err = b.table(ctx, service+", without an engine", dir, []builder{
 		{name: "grimoire push", args: []string{b.grimoire, "push"}, env: ours("IMAGE_BASE=" + b.base)},
 		{name: "ko build", args: []string{b.ko, "build", "--bare", "."}, env: []string{"KO_DOCKER_REPO=" + b.registry + "/bench/ko", "KO_DEFAULTBASEIMAGE=" + b.base}},
 		{name: "grimoire push, on no base", args: []string{b.grimoire, "push"}, env: ours("IMAGE_REPOSITORY=bench/scratch")},
@@ -238,7 +237,7 @@ func (b *imageBench) measure(ctx context.Context, service, dir string, byEngine 
 			fmt.Fprintf(b.out, "left out: %s by an engine with DOCKER_BUILDKIT=%s: no docker command here can do that\n", service, kit)
 			continue
 		}
-		err := b.table(ctx, fmt.Sprintf("%s, by an engine, DOCKER_BUILDKIT=%s", service, kit), dir, byEngine, []builder{
+		err := b.table(ctx, fmt.Sprintf("%s, by an engine, DOCKER_BUILDKIT=%s", service, kit), dir, []builder{
 			{name: "grimoire image", args: []string{b.grimoire, "image"}, engine: true, env: append(env,
 				"IMAGE_BUILDER=engine", "IMAGE_NETWORK=none", "REGISTRY_HOST=", "IMAGE_REPOSITORY=bench/ours")},
 			{name: "docker build", args: slices.Concat([]string{cli, "build", "--network=none", "--platform=linux/amd64", "--tag=bench/docker:1"}, labels, []string{"."}), env: env, engine: true},
@@ -271,7 +270,7 @@ type times struct{ cpu, wall []time.Duration }
 
 // table measures the builders in turn, so that what else the machine does meets all of them, and writes a table. Its first builder is
 // what the others are compared with.
-func (b *imageBench) table(ctx context.Context, title, dir string, rounds int, builders []builder) error {
+func (b *imageBench) table(ctx context.Context, title, dir string, builders []builder) error {
 	all := map[string]map[string]*times{}
 	for _, situation := range []string{cold, change, same} {
 		all[situation] = map[string]*times{}
@@ -285,7 +284,7 @@ func (b *imageBench) table(ctx context.Context, title, dir string, rounds int, b
 			return err
 		}
 	}
-	for round := range rounds {
+	for round := range b.rounds {
 		for i := range builders {
 			builder := builders[(round+i)%len(builders)] // whoever begins finds a machine that has rested
 			zerolog.Ctx(ctx).Info().Int("round", round+1).Str("builder", builder.name).Msg(title)
@@ -310,7 +309,7 @@ func (b *imageBench) table(ctx context.Context, title, dir string, rounds int, b
 			}
 		}
 	}
-	fmt.Fprintf(b.out, "\n%s, medians of %d\n", title, rounds)
+	fmt.Fprintf(b.out, "\n%s, medians of %d\n", title, b.rounds)
 	table := tabwriter.NewWriter(b.out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintf(table, "\t\twall ms\tCPU ms\ttimes the first's wall\t\n")
 	for _, situation := range []string{cold, change, same} {
