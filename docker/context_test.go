@@ -1,15 +1,20 @@
 package docker
 
 import (
+	"context"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/iotest"
 
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/assert"
@@ -199,4 +204,29 @@ func TestConnectOverSSH(t *testing.T) {
 		_, err = Connect(t.Context())
 		assert.ErrorContains(t, err, "Permission denied (publickey)")
 	}
+}
+
+// endedConn is a connection to a program that has ended, and whose last words nobody has read yet.
+type endedConn struct {
+	net.Conn
+	rest io.Reader
+}
+
+func (endedConn) Write([]byte) (int, error)    { return 0, syscall.EPIPE }
+func (c endedConn) Read(p []byte) (int, error) { return c.rest.Read(p) }
+
+func TestWriteTakesNothingFromTheReader(t *testing.T) {
+	said := errors.New("the program said why")
+	dial := throughProgram(func(context.Context, string, string) (net.Conn, error) {
+		return endedConn{rest: io.MultiReader(strings.NewReader("answer"), iotest.ErrReader(said))}, nil
+	})
+	conn, err := dial(t.Context(), "", "")
+	require.NoError(t, err)
+	_, err = conn.Write([]byte("request"))
+	require.ErrorIs(t, err, syscall.EPIPE)
+	rest, err := io.ReadAll(conn)
+	require.ErrorIs(t, err, said)
+	assert.Equal(t, "answer", string(rest))
+	_, err = conn.Write([]byte("request"))
+	require.ErrorIs(t, err, said)
 }

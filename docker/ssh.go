@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"errors"
@@ -20,7 +21,7 @@ func throughProgram(dial dialer) dialer {
 		if err != nil {
 			return nil, err
 		}
-		return &programConn{Conn: conn}, nil
+		return &programConn{Conn: conn, in: bufio.NewReader(conn)}, nil
 	}
 }
 
@@ -28,14 +29,15 @@ func throughProgram(dial dialer) dialer {
 // nobody who writes.
 type programConn struct {
 	net.Conn
-	reading sync.Mutex
+	reading sync.Mutex // for the rest
+	in      *bufio.Reader
 	end     error // of the first read that failed
 }
 
 func (c *programConn) Read(p []byte) (int, error) {
 	c.reading.Lock()
 	defer c.reading.Unlock()
-	n, err := c.Conn.Read(p)
+	n, err := c.in.Read(p)
 	if err == nil {
 		return n, nil
 	}
@@ -48,9 +50,9 @@ func (c *programConn) Write(p []byte) (int, error) {
 	if !errors.Is(err, syscall.EPIPE) && !errors.Is(err, os.ErrClosed) {
 		return n, err
 	}
-	// The program has ended, so this does not wait.
-	c.Read(make([]byte, 1))
 	c.reading.Lock()
 	defer c.reading.Unlock()
+	_, end := c.in.Peek(1) // the program has ended, so this does not wait, and what it has still answered stays for the reader
+	c.end = cmp.Or(c.end, end)
 	return n, cmp.Or(c.end, err)
 }
