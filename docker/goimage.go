@@ -420,8 +420,17 @@ func (b *GoBuild) base(ctx context.Context, platform *v1.Platform) (*goBase, err
 
 func (o GoOptions) addendum(layer v1.Layer, by string) mutate.Addendum {
 	return mutate.Addendum{Layer: layer, History: v1.History{
-		Created: v1.Time{Time: o.Created}, CreatedBy: by, Comment: "grimoire",
+		Created: v1.Time{Time: o.Created}, CreatedBy: by, Comment: historyComment,
 	}}
+}
+
+// historyComment is what the history says of each layer that is made here.
+const historyComment = "grimoire"
+
+// FromPackages says whether an image was built from Go packages, by BuildGo, and not by an engine.
+func FromPackages(config *v1.ConfigFile) bool {
+	last := len(config.History) - 1
+	return last >= 0 && config.History[last].Comment == historyComment
 }
 
 func (o GoOptions) assemble(base v1.Image, layers []mutate.Addendum, entrypoint string, platform *v1.Platform) (v1.Image, error) {

@@ -115,6 +115,7 @@ func TestBuildGo(t *testing.T) {
 	assert.Equal(t, "linux/amd64", config.Platform().String())
 	assert.True(t, created.Truncate(time.Second).Equal(config.Created.Time))
 	assert.Len(t, config.History, 3)
+	assert.True(t, FromPackages(config))
 	assert.Equal(t, v1.Config{
 		Entrypoint: []string{"/usr/local/bin/worker"}, User: "65532:65532", Env: []string{searchPath, "MODE=prod"},
 		Labels: map[string]string{"org.opencontainers.image.revision": "4f2a"}, ExposedPorts: map[string]struct{}{"8080/tcp": {}},

@@ -165,6 +165,7 @@ func realBuildAndPush(t *testing.T, builder Builder) {
 			assert.Equal(t, map[string]string{"l": "v"}, config.Config.Labels)
 			assert.Equal(t, "65532:65532", config.Config.User)
 			assert.Len(t, config.RootFS.DiffIDs, 1)
+			assert.False(t, FromPackages(config))
 		})
 	}
 }

@@ -390,7 +390,7 @@ func (p *plan) push(ctx context.Context, b built) (built, error) {
 			return b, err
 		}
 		b.Digest = byDigest(b.Reference, digest)
-		if err := p.attachProvenance(ctx, b.Digest, digest); err != nil {
+		if err := p.attachProvenance(ctx, b.Digest); err != nil {
 			return b, err
 		}
 	default:
@@ -433,9 +433,14 @@ func (p *plan) complete(ctx context.Context, b built) error {
 		return err
 	}
 	if len(statements) == 0 {
-		_, digest, _ := strings.Cut(b.Digest, "@")
-		if err := p.attachProvenance(ctx, b.Digest, digest); err != nil {
+		config, err := p.config(ctx, b.Digest)
+		if err != nil {
 			return err
+		}
+		if !docker.FromPackages(config) { // of such an image its build has said it, and no Dockerfile has a part in it
+			if err := p.attachProvenance(ctx, b.Digest); err != nil {
+				return err
+			}
 		}
 	}
 	return p.registry.Tag(ctx, b.Digest, docker.InputsTag(b.Inputs))
@@ -453,13 +458,14 @@ func (p *plan) readStatements() ([]docker.Statement, error) {
 	return statements, nil
 }
 
-// attachProvenance says of an image that an engine has built how that was.
-func (p *plan) attachProvenance(ctx context.Context, reference, digest string) error {
+// attachProvenance says of an image that an engine has built how that was. The reference has a digest.
+func (p *plan) attachProvenance(ctx context.Context, reference string) error {
 	args, err := p.args()
 	if err != nil {
 		return err
 	}
 	options := docker.BuildOptions{Dockerfile: p.Image.Dockerfile, Target: p.Image.Target, Platform: p.Image.Platform, Args: args, Network: p.Image.Network}
+	_, digest, _ := strings.Cut(reference, "@")
 	statement, err := options.Provenance(digest, p.source())
 	if err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/rs/zerolog"
 
 	"github.com/grimoire-build/grimoire/docker"
@@ -347,22 +348,21 @@ func (p *plan) pushed(ctx context.Context) (digest string, labels map[string]str
 	if digest, err = p.registry.Digest(ctx, p.reference); err != nil {
 		return "", nil, err
 	}
-	labels, err = p.labelsOf(ctx, byDigest(p.reference, digest))
-	return digest, labels, err
+	config, err := p.config(ctx, byDigest(p.reference, digest))
+	if err != nil {
+		return "", nil, err
+	}
+	return digest, config.Config.Labels, nil
 }
 
-// labelsOf are the labels of an image in the registry; of an index, of the one for the first platform.
-func (p *plan) labelsOf(ctx context.Context, reference string) (map[string]string, error) {
+// config is the configuration of an image in the registry; of an index, of the one for the first platform.
+func (p *plan) config(ctx context.Context, reference string) (*v1.ConfigFile, error) {
 	platform, _, _ := strings.Cut(p.Image.Platform, ",")
 	img, err := p.registry.Pull(ctx, reference, strings.TrimSpace(platform))
 	if err != nil {
 		return nil, err
 	}
-	config, err := img.ConfigFile()
-	if err != nil {
-		return nil, err
-	}
-	return config.Config.Labels, nil
+	return img.ConfigFile()
 }
 
 // maker builds the image in one of the ways there are.

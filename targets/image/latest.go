@@ -91,13 +91,14 @@ func (p *plan) newerPublished(ctx context.Context, branch string) string {
 
 // behind returns the commit of the image that a tag names, where this run's commit is older.
 func (p *plan) behind(ctx context.Context, reference string) (string, error) {
-	labels, err := p.labelsOf(ctx, reference)
+	config, err := p.config(ctx, reference)
 	if errors.Is(err, docker.ErrNotFound) {
 		return "", nil
 	}
 	if err != nil {
 		return "", err
 	}
+	labels := config.Config.Labels
 	revision := labels["org.opencontainers.image.revision"]
 	if revision == "" {
 		return "", nil // it is not one of ours
