@@ -15,7 +15,7 @@ var (
 	escapeDirective = regexp.MustCompile(`(?i)^#\s*escape\s*=\s*(\S)\s*$`)
 	syntaxDirective = regexp.MustCompile(`(?i)^#\s*syntax\s*=\s*(\S+)\s*$`)
 	otherDirective  = regexp.MustCompile(`(?i)^#\s*[a-z]+\s*=`)
-	heredoc         = regexp.MustCompile(`<<-?\s*["']?([A-Za-z_][A-Za-z0-9_]*)["']?`)
+	heredoc         = regexp.MustCompile(`^\d*<<-?(?:"([^"]+)"|'([^']+)'|([^<"']+))$`) // a word; << in a calculation and <<< are none
 	fromFlag        = regexp.MustCompile(`(?:^|[\s,])(?:--)?from=("[^"]*"|[^\s,"]+)`)
 	variable        = regexp.MustCompile(`\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)(?::([-+])([^}]*))?\})`)
 )
@@ -167,9 +167,17 @@ func instructions(dockerfile string) []instruction {
 		if name != "RUN" && name != "COPY" && name != "ADD" {
 			continue
 		}
-		for _, match := range heredoc.FindAllStringSubmatch(rest, -1) {
-			for n++; n < len(lines) && strings.TrimSpace(lines[n]) != match[1]; n++ {
+		for word := range strings.FieldsSeq(rest) {
+			match := heredoc.FindStringSubmatch(word)
+			if match == nil {
+				continue
 			}
+			name := cmp.Or(match[1:]...)
+			end := slices.IndexFunc(lines[n+1:], func(line string) bool { return strings.TrimSpace(line) == name })
+			if end < 0 {
+				break // a builder refuses it, or takes it for none either
+			}
+			n += 1 + end
 		}
 	}
 	return all

@@ -219,6 +219,7 @@ func TestBaseImages(t *testing.T) {
 		{"another escape", "# escape=`\nFROM `\nexample.org/a:1\nRUN dir c:\\\n", []string{"example.org/a:1"}},
 		{"a frontend", "# syntax=docker/dockerfile:1\nFROM scratch\n", []string{"index.docker.io/docker/dockerfile:1"}},
 		{"here-documents", "FROM scratch\nRUN <<EOF bash\nFROM x:1\nEOF\nCOPY <<-\"A\" <<B /\nFROM y:1\nA\nFROM z:1\nB\nFROM example.org/a:1\n", []string{"example.org/a:1"}},
+		{"no here-documents", "FROM scratch\nRUN bash -c 'grep x <<<y; echo $((1<<n))'\nRUN cat <<< y\nRUN echo <<end\nFROM example.org/a:1\n", []string{"example.org/a:1"}},
 		{"Windows line ends", "\ufeffFROM example.org/a:1\r\nCOPY a /\r\n", []string{"example.org/a:1"}},
 		{"by digest", "FROM example.org/a:1@sha256:" + strings.Repeat("0", 64) + "\n", []string{"example.org/a@sha256:" + strings.Repeat("0", 64)}},
 		{"downloads", "FROM scratch\nADD https://example.org/x /\n", nil},
