@@ -71,7 +71,7 @@ func newAPIServer(t testing.TB) *apiServer {
 		watching: make(chan string, 100),
 	}
 	for _, name := range []string{"default", "shop"} {
-		s.objects["/api/v1/namespaces/"+name] = &stored{content: map[string]any{"metadata": map[string]any{"name": name}}}
+		s.objects["/api/v1/namespaces/"+name] = &stored{content: map[string]any{"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": name}}, owners: map[string]string{}}
 	}
 	s.Server = httptest.NewUnstartedServer(s)
 	s.Server.EnableHTTP2 = true
@@ -201,6 +201,9 @@ func (s *apiServer) patch(w http.ResponseWriter, r *http.Request, namespace stri
 	if err != nil || r.Header.Get("Content-Type") != "application/apply-patch+yaml" || yaml.Unmarshal(body, &applied) != nil {
 		fail(w, 400, "BadRequest", "no apply patch", nil)
 		return
+	}
+	if metadata, ok := applied["metadata"].(map[string]any); ok && namespace == "" { // of the whole cluster
+		delete(metadata, "namespace")
 	}
 	query := r.URL.Query()
 	manager, force, dry := query.Get("fieldManager"), query.Get("force") == "true", query.Get("dryRun") == "All"

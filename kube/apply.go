@@ -170,8 +170,13 @@ func (run *applyRun) prepare(ctx context.Context, o *Object) error {
 	return err
 }
 
+// setNamespace gives an object the client's namespace where it names none, and takes away the one that an object of the whole cluster
+// names, as the server does, so that it is known by the same name before and after.
 func (run *applyRun) setNamespace(o *Object, r resource) {
-	if r.namespaced && o.GetNamespace() == "" {
+	switch {
+	case !r.namespaced:
+		o.SetNamespace("")
+	case o.GetNamespace() == "":
 		o.SetNamespace(run.client.namespace)
 	}
 }
