@@ -135,15 +135,18 @@ func recordOf(parent *unstructured.Unstructured) Record {
 	return r
 }
 
-// hooks are the images for which each hook has been run to its end, by the hook's name.
-func (k *claim) hooks() map[string]string {
+// hooks are the images for which each hook has been run to its end, the oldest first, by the hook's name.
+func (k *claim) hooks() map[string][]string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return hooksOf(k.parent)
 }
 
-func hooksOf(parent *unstructured.Unstructured) map[string]string {
-	hooks := make(map[string]string)
+// mostHooks is for how many images it is remembered that a hook has run: more than anybody goes back.
+const mostHooks = 100
+
+func hooksOf(parent *unstructured.Unstructured) map[string][]string {
+	hooks := make(map[string][]string)
 	if parent != nil {
 		text, _, _ := unstructured.NestedString(parent.Object, "data", "hooks")
 		_ = json.Unmarshal([]byte(text), &hooks)
@@ -160,12 +163,16 @@ type members struct {
 func membersOf(objects []*Object) members {
 	m := members{make(map[schema.GroupKind]bool), make(map[string]bool)}
 	for _, o := range objects {
-		m.kinds[o.GroupVersionKind().GroupKind()] = true
-		if o.GetNamespace() != "" {
-			m.namespaces[o.GetNamespace()] = true
-		}
+		m.add(o.GroupVersionKind().GroupKind(), o.GetNamespace())
 	}
 	return m
+}
+
+func (m members) add(kind schema.GroupKind, namespace string) {
+	m.kinds[kind] = true
+	if namespace != "" {
+		m.namespaces[namespace] = true
+	}
 }
 
 // members are those that the parent knows of.

@@ -52,3 +52,6 @@ func Diagnose(workload *unstructured.Unstructured, a Around) func(time.Duration)
 		return v.worst, v.certain, v.waits
 	}
 }
+
+// Union is union.
+func Union(a, b map[string]any) map[string]any { return union(a, b) }

@@ -209,18 +209,33 @@ func isApplied(sent map[string]any, live *unstructured.Unstructured, manager str
 
 // ownFields returns the fields that a manager has applied, as fieldsV1; nil if there are none, or not in the object's version.
 func ownFields(u *unstructured.Unstructured, manager string) map[string]any {
+	for _, a := range appliedFields(u, manager) {
+		if a.version == u.GetAPIVersion() {
+			return a.fields
+		}
+	}
+	return nil
+}
+
+// applied are the fields that a manager has applied in a version.
+type applied struct {
+	version string
+	fields  map[string]any
+}
+
+func appliedFields(u *unstructured.Unstructured, manager string) (found []applied) {
 	metadata, _ := u.Object["metadata"].(map[string]any)
 	managers, _ := metadata["managedFields"].([]any)
 	for _, item := range managers {
 		m, _ := item.(map[string]any)
-		if m["manager"] != manager || m["operation"] != string(metav1.ManagedFieldsOperationApply) || m["subresource"] != nil ||
-			m["apiVersion"] != u.GetAPIVersion() {
+		if m["manager"] != manager || m["operation"] != string(metav1.ManagedFieldsOperationApply) || m["subresource"] != nil {
 			continue
 		}
+		version, _ := m["apiVersion"].(string)
 		fields, _ := m["fieldsV1"].(map[string]any)
-		return fields
+		found = append(found, applied{version, fields})
 	}
-	return nil
+	return found
 }
 
 // hasFields compares a sent value with the live one, along the owned fields.

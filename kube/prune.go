@@ -44,14 +44,17 @@ func identityOf(u *unstructured.Unstructured) identity {
 
 // removed returns the live objects that an earlier deployment has applied and that are not declared any more, those first that
 // others need last. Only what has the set's label from our own apply counts: a copy that somebody has made with all its
-// labels is theirs, and so is what a controller has made after its owner.
-func (c *Client) removed(ctx context.Context, k *claim, declared []*Object) ([]member, error) {
+// labels is theirs, and so is what a controller has made after its owner. With them come the kinds and namespaces that the login may
+// not look into.
+func (c *Client) removed(ctx context.Context, k *claim, declared []*Object) ([]member, members, error) {
+	unseen := membersOf(nil)
 	wanted := make(map[identity]bool, len(declared))
 	for _, o := range declared {
 		wanted[identityOf(o.Unstructured)] = true
 	}
 	type place struct {
 		resource
+		kind      schema.GroupKind
 		namespace string
 	}
 	var places []place
@@ -60,13 +63,13 @@ func (c *Client) removed(ctx context.Context, k *claim, declared []*Object) ([]m
 		r, err := c.resourceOf(ctx, gk)
 		switch {
 		case err != nil:
-			return nil, err
+			return nil, unseen, err
 		case r == nil: // its definition is gone, and all of its objects with it
 		case !r.namespaced:
-			places = append(places, place{*r, ""})
+			places = append(places, place{*r, gk, ""})
 		default:
 			for namespace := range known.namespaces {
-				places = append(places, place{*r, namespace})
+				places = append(places, place{*r, gk, namespace})
 			}
 		}
 	}
@@ -82,8 +85,11 @@ func (c *Client) removed(ctx context.Context, k *claim, declared []*Object) ([]m
 			defer mu.Unlock()
 			found = append(found, member{u, p.resource})
 		})
-		if isDenied(err) {
-			return nil // the warning about permissions has told
+		if isDenied(err) { // the warning about permissions has told
+			mu.Lock()
+			defer mu.Unlock()
+			unseen.add(p.kind, p.namespace)
+			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("looking for what is no longer declared: %w", c.explain(ctx, err, "list", p.resource, p.namespace))
@@ -93,7 +99,7 @@ func (c *Client) removed(ctx context.Context, k *claim, declared []*Object) ([]m
 	slices.SortFunc(found, func(a, b member) int {
 		return cmp.Or(rankOf(b.GetKind())-rankOf(a.GetKind()), cmp.Compare(a.GetNamespace(), b.GetNamespace()), cmp.Compare(a.String(), b.String()))
 	})
-	return found, err
+	return found, unseen, err
 }
 
 // isOurMember reports whether the set's label is of our own apply, and no controller owns the object.
@@ -101,15 +107,18 @@ func isOurMember(u *unstructured.Unstructured) bool {
 	if metav1.GetControllerOfNoCopy(u) != nil {
 		return false
 	}
-	fields := ownFields(u, defaultFieldManager)
-	for _, name := range []string{"f:metadata", "f:labels", "f:" + setMemberLabel} {
-		below, ok := fields[name].(map[string]any)
-		if !ok {
-			return false
+	// In whatever version it was applied: the one that it is listed in need not be that.
+	return slices.ContainsFunc(appliedFields(u, defaultFieldManager), func(a applied) bool {
+		fields := a.fields
+		for _, name := range []string{"f:metadata", "f:labels", "f:" + setMemberLabel} {
+			below, ok := fields[name].(map[string]any)
+			if !ok {
+				return false
+			}
+			fields = below
 		}
-		fields = below
-	}
-	return true
+		return true
+	})
 }
 
 // resourceOf finds the resource of a kind whose version is not known; nil where the server has it no more.
@@ -152,26 +161,32 @@ func (c *Client) resourceOf(ctx context.Context, gk schema.GroupKind) (*resource
 }
 
 // prune deletes what is no longer declared, one rank after the other, and returns what it has deleted. What it may not delete by
-// itself it leaves, with a warning.
-func (c *Client) prune(ctx context.Context, k *claim, removed []member) ([]*Object, error) {
-	var deleted []*Object
+// itself, or by its login, it leaves, with a warning.
+func (c *Client) prune(ctx context.Context, k *claim, removed []member) (deleted []*Object, left []member, err error) {
 	for _, m := range removed {
 		gk := m.GroupVersionKind().GroupKind()
 		if slices.Contains(keptKinds, gk) {
 			zerolog.Ctx(ctx).Warn().Str("object", m.String()).Msg("no longer declared, and kept, since what is in it would be lost; " +
 				"delete it by hand if that is meant")
+			left = append(left, m)
 			continue
 		}
 		if err := k.check(ctx); err != nil {
-			return deleted, err
+			return deleted, left, err
 		}
-		if err := c.delete(ctx, m); err != nil {
-			return deleted, fmt.Errorf("deleting %s, which is no longer declared: %w", m, err)
+		err := c.delete(ctx, m)
+		if isDenied(err) {
+			zerolog.Ctx(ctx).Warn().Err(err).Str("object", m.String()).Msg("no longer declared, and kept, since the login may not delete it")
+			left = append(left, m)
+			continue
+		}
+		if err != nil {
+			return deleted, left, fmt.Errorf("deleting %s, which is no longer declared: %w", m, err)
 		}
 		zerolog.Ctx(ctx).Debug().Str("object", m.String()).Str("namespace", m.GetNamespace()).Msg("deleted")
 		deleted = append(deleted, &Object{Unstructured: m.Unstructured})
 	}
-	return deleted, nil
+	return deleted, left, nil
 }
 
 // delete deletes an object as it was found, and lets its dependents go with it. That it is gone, or that another one bears its

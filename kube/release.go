@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -182,11 +183,13 @@ func (d *deployment) run(ctx context.Context, objects []*Object) (Deployed, erro
 	if err := d.begin(ctx); err != nil {
 		return d.done, err
 	}
-	err = d.roll(ctx, kept)
-	if err == nil {
-		return d.done, nil
+	if err := d.roll(ctx); err != nil {
+		return d.done, d.failed(ctx, err, d.options.Rollback)
 	}
-	return d.done, d.failed(ctx, err)
+	if err := d.finish(ctx, kept); err != nil {
+		return d.done, d.failed(ctx, fmt.Errorf("what was deployed is live; tidying up after it: %w", err), false)
+	}
+	return d.done, nil
 }
 
 // look finds out what there is to do, and returns the hooks that need not run again.
@@ -200,7 +203,7 @@ func (d *deployment) look(ctx context.Context, objects []*Object) (kept []*Objec
 	}
 	ran := d.claim.hooks()
 	for _, h := range hooks {
-		if ran[h.name] == h.image {
+		if slices.Contains(ran[h.name], h.image) {
 			kept = append(kept, h.object)
 		} else {
 			d.hooks = append(d.hooks, h)
@@ -239,6 +242,9 @@ func (d *deployment) prepare(ctx context.Context, declared, kept []*Object) erro
 	if err != nil {
 		return d.denied(ctx, err, slices.Concat(declared, hooks))
 	}
+	if err := d.leaveOthers(ctx, run); err != nil {
+		return err
+	}
 	if run.changes() {
 		if err := d.mayDeploy(ctx, slices.Concat(declared, hooks)); err != nil {
 			return err
@@ -258,7 +264,7 @@ func (d *deployment) prepare(ctx context.Context, declared, kept []*Object) erro
 		o.SetNamespace(namespaceOr(o.GetNamespace(), d.client.namespace))
 	}
 	if !d.options.KeepRemoved {
-		if d.stale, err = d.client.removed(ctx, d.claim, slices.Concat(all, kept)); err != nil {
+		if d.stale, _, err = d.client.removed(ctx, d.claim, slices.Concat(all, kept)); err != nil {
 			return err
 		}
 		for _, m := range d.stale {
@@ -271,6 +277,43 @@ func (d *deployment) prepare(ctx context.Context, declared, kept []*Object) erro
 	run.options.DryRun, run.trusting, run.claim = false, false, d.claim
 	d.apply, d.objects = run, run.objects
 	return nil
+}
+
+// leaveOthers refuses objects that are another release's, which would be deleted once that one, or this one, declares them no more. What is
+// never deleted, such as a namespace, may be declared by many, and stays the first one's.
+func (d *deployment) leaveOthers(ctx context.Context, run *applyRun) error {
+	var errs []error
+	for _, o := range run.objects {
+		owner := ""
+		if live := run.live[o]; live != nil && isOurMember(live) {
+			owner = live.GetLabels()[setMemberLabel]
+		}
+		switch {
+		case owner == "" || owner == d.claim.setID():
+		case slices.Contains(keptKinds, o.GroupVersionKind().GroupKind()):
+			labels := o.GetLabels()
+			labels[setMemberLabel] = owner
+			o.SetLabels(labels)
+		case !d.options.Force:
+			errs = append(errs, fmt.Errorf("applying %s: it belongs to %s; declare it there alone, or give it another name, or apply with force to take it over",
+				o.described(), d.client.setNamed(ctx, owner, o.GetNamespace())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// setNamed is the release with the ID, as people know it.
+func (c *Client) setNamed(ctx context.Context, id, namespace string) string {
+	for _, namespace := range []string{c.namespace, namespace} {
+		if namespace == "" {
+			continue
+		}
+		parents, err := c.of(configMaps, namespace).List(ctx, metav1.ListOptions{LabelSelector: setIDLabel + "=" + id})
+		if err == nil && len(parents.Items) > 0 {
+			return fmt.Sprintf("the release %s in the namespace %s", strings.TrimPrefix(parents.Items[0].GetName(), parentName("")), namespace)
+		}
+	}
+	return "another release, whose objects have the label " + setMemberLabel + "=" + id
 }
 
 // checkHooks has the API server check the Jobs that are not there yet.
@@ -322,7 +365,7 @@ func (d *deployment) begin(ctx context.Context) error {
 }
 
 // roll applies, waits, and settles what was deployed.
-func (d *deployment) roll(ctx context.Context, kept []*Object) error {
+func (d *deployment) roll(ctx context.Context) error {
 	workloads := slices.IndexFunc(d.objects, func(o *Object) bool { return rank(o) >= rankOf("Deployment") })
 	if workloads < 0 {
 		workloads = len(d.objects)
@@ -339,12 +382,7 @@ func (d *deployment) roll(ctx context.Context, kept []*Object) error {
 	if err := d.wait(ctx, d.objects); err != nil {
 		return err
 	}
-	if d.contested {
-		if err := d.settle(ctx, d.objects); err != nil {
-			return err
-		}
-	}
-	return d.finish(ctx, kept)
+	return d.settle(ctx, d.objects, d.options.Force)
 }
 
 func (d *deployment) applyPart(ctx context.Context, part []*Object) error {
@@ -394,7 +432,8 @@ func (d *deployment) runHooks(ctx context.Context) error {
 		}
 		err := d.claim.update(ctx, func(parent *unstructured.Unstructured) {
 			ran := hooksOf(parent)
-			ran[h.name] = h.image
+			images := append(ran[h.name], h.image)
+			ran[h.name] = images[max(0, len(images)-mostHooks):]
 			setJSON(parent, "hooks", ran)
 		})
 		if err != nil {
@@ -426,20 +465,28 @@ func (d *deployment) replaceJob(ctx context.Context, u *unstructured.Unstructure
 	}
 }
 
-// settle applies once more what a deployment that was taken over may have changed in its last moments.
-func (d *deployment) settle(ctx context.Context, objects []*Object) error {
+// settle applies once more what a deployment that was taken over, if there was one, may have changed in its last moments.
+func (d *deployment) settle(ctx context.Context, objects []*Object, force bool) error {
+	if !d.contested {
+		return nil
+	}
 	for range retries {
 		if !sleep(ctx, 3*claimTime) {
 			return context.Cause(ctx)
 		}
-		run, err := d.client.newApplyRun(ctx, objects, ApplyOptions{Force: d.options.Force})
+		run, err := d.client.newApplyRun(ctx, objects, ApplyOptions{Force: force})
 		if err != nil {
 			return err
 		}
 		run.claim = d.claim
 		changes, err := run.apply(ctx)
-		if changes = d.changed(changes); err != nil || len(changes) == 0 {
+		changes = d.changed(changes)
+		if err != nil {
 			return err
+		}
+		if len(changes) == 0 {
+			d.contested = false
+			return nil
 		}
 		if err := d.wait(ctx, objects); err != nil {
 			return err
@@ -467,20 +514,18 @@ func (d *deployment) close(ctx context.Context, phase Phase, revision int, objec
 	now := slices.Concat(objects, kept)
 	m := d.claim.members()
 	if !d.options.KeepRemoved {
-		stale, err := d.client.removed(ctx, d.claim, slices.Concat(now, d.plan.Hooks))
+		stale, unseen, err := d.client.removed(ctx, d.claim, slices.Concat(now, d.plan.Hooks))
 		if err != nil {
 			return err
 		}
-		deleted, err := d.client.prune(ctx, d.claim, stale)
+		deleted, left, err := d.client.prune(ctx, d.claim, stale)
 		d.done.Removed = append(d.done.Removed, deleted...)
 		if err != nil {
 			return err
 		}
-		m = membersOf(slices.Concat(now, d.plan.Hooks))
-		for _, o := range stale {
-			if gk := o.GroupVersionKind().GroupKind(); slices.Contains(keptKinds, gk) {
-				m.kinds[gk] = true
-			}
+		m = membersOf(slices.Concat(now, d.plan.Hooks)).with(unseen)
+		for _, o := range left {
+			m.add(o.GroupVersionKind().GroupKind(), o.GetNamespace())
 		}
 	}
 	_, hash, err := manifests(objects)
@@ -495,8 +540,8 @@ func (d *deployment) close(ctx context.Context, phase Phase, revision int, objec
 	})
 }
 
-// failed says why the deployment failed, and rolls back where that is asked for and makes sense.
-func (d *deployment) failed(ctx context.Context, err error) error {
+// failed says why the deployment failed, and rolls back where that is wanted.
+func (d *deployment) failed(ctx context.Context, err error, rollback bool) error {
 	var lost *SupersededError
 	switch {
 	case errors.As(err, &lost):
@@ -505,7 +550,7 @@ func (d *deployment) failed(ctx context.Context, err error) error {
 		return &DeployError{Err: err}
 	}
 	failure := &DeployError{Err: err}
-	if d.options.Rollback {
+	if rollback {
 		zerolog.Ctx(ctx).Warn().Msg("the deployment failed; rolling back")
 		failure.To, failure.RollbackErr = d.rollBack(ctx)
 		failure.RolledBack = failure.RollbackErr == nil
@@ -532,7 +577,12 @@ func (d *deployment) rollBack(ctx context.Context) (*Revision, error) {
 		if err != nil {
 			return nil, err
 		}
-		return nil, d.putBack(ctx, objects, 0)
+		// What was to be removed goes on being needed.
+		var kept []*Object
+		for _, m := range d.stale {
+			kept = append(kept, &Object{Unstructured: m.Unstructured})
+		}
+		return nil, d.putBack(ctx, objects, kept, 0)
 	}
 	last := revisions[0]
 	if i := slices.IndexFunc(revisions, func(r Revision) bool { return r.Number == d.claim.record().Revision }); i >= 0 {
@@ -549,11 +599,11 @@ func (d *deployment) rollBack(ctx context.Context) (*Revision, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &last, d.putBack(ctx, objects, last.Number)
+	return &last, d.putBack(ctx, objects, nil, last.Number)
 }
 
-// putBack applies objects that were good, waits for them, and prunes what came after them.
-func (d *deployment) putBack(ctx context.Context, objects []*Object, revision int) error {
+// putBack applies objects that were good, waits for them, and prunes what came after them, but for what is kept.
+func (d *deployment) putBack(ctx context.Context, objects, kept []*Object, revision int) error {
 	declared := d.members(objects)
 	run, err := d.client.newApplyRun(ctx, declared, ApplyOptions{Force: true})
 	if err != nil {
@@ -568,8 +618,11 @@ func (d *deployment) putBack(ctx context.Context, objects []*Object, revision in
 	if err := d.wait(ctx, run.objects); err != nil {
 		return err
 	}
+	if err := d.settle(ctx, run.objects, true); err != nil {
+		return err
+	}
 	d.plan.Hooks = nil
-	return d.close(ctx, Undone, revision, run.objects, nil)
+	return d.close(ctx, Undone, revision, run.objects, kept)
 }
 
 // unblock deletes pods that a StatefulSet would wait for before it puts an older revision in the place of a failed one, which it does
@@ -577,7 +630,7 @@ func (d *deployment) putBack(ctx context.Context, objects []*Object, revision in
 func (d *deployment) unblock(ctx context.Context, objects []*Object) {
 	for _, o := range objects {
 		was := d.apply.live[o]
-		if was == nil || o.GroupVersionKind().GroupKind() != (schema.GroupKind{Group: "apps", Kind: "StatefulSet"}) || o.applied == nil {
+		if was == nil || o.applied == nil || o.applied.GetGeneration() == was.GetGeneration() || o.GroupVersionKind().GroupKind() != (schema.GroupKind{Group: "apps", Kind: "StatefulSet"}) {
 			continue
 		}
 		if policy, _, _ := unstructured.NestedString(o.applied.Object, "spec", "podManagementPolicy"); policy == "Parallel" {
@@ -626,6 +679,8 @@ type RollbackOptions struct {
 	// To is the number of the revision to go back to. Default: the newest one before the one that is live, or the newest of all
 	// where what is there is not known to be good.
 	To int
+	// KeepRemoved leaves in the cluster what that revision does not have. Default: it is deleted.
+	KeepRemoved bool
 	// Timeout and Progress are as in DeployOptions.
 	Timeout  time.Duration
 	Progress func(*Object, Result)
@@ -634,7 +689,7 @@ type RollbackOptions struct {
 // Rollback puts back a good revision of a release, waits until it is live, and deletes what came after it. Hooks do not run: what
 // they did to a database, say, stays. An error after something was changed is a *DeployError.
 func (c *Client) Rollback(ctx context.Context, o RollbackOptions) (Revision, error) {
-	d := &deployment{client: c, options: DeployOptions{Name: o.Name, Timeout: o.Timeout, Progress: o.Progress}}
+	d := &deployment{client: c, options: DeployOptions{Name: o.Name, KeepRemoved: o.KeepRemoved, Timeout: o.Timeout, Progress: o.Progress}}
 	if err := d.options.validate(); err != nil {
 		return Revision{}, fmt.Errorf("rolling back: %w", err)
 	}
@@ -655,11 +710,11 @@ func (c *Client) Rollback(ctx context.Context, o RollbackOptions) (Revision, err
 		return Revision{}, err
 	}
 	r := Record{Image: target.Image, Commit: target.Commit, Began: time.Now().Unix()}
-	if _, err := d.claim.take(ctx, r, membersOf(objects)); err != nil {
+	if d.contested, err = d.claim.take(ctx, r, membersOf(objects)); err != nil {
 		return Revision{}, err
 	}
-	if err := d.putBack(ctx, objects, target.Number); err != nil {
-		return target, d.failed(ctx, err)
+	if err := d.putBack(ctx, objects, nil, target.Number); err != nil {
+		return target, d.failed(ctx, err, false)
 	}
 	return target, nil
 }
@@ -695,7 +750,8 @@ func (d *deployment) before() ([]*Object, error) {
 		if r := Status(change.Before); r.State != Current && waitsFor(change.Object) {
 			return nil, fmt.Errorf("there is no good revision of %s yet, and %s was not good before either: %s", d.options.Name, change.Object, r.Message)
 		}
-		fields := ownFields(change.After, d.apply.options.FieldManager)
+		// Also what the deployment has left out is put back.
+		fields := union(ownFields(change.Before, d.apply.options.FieldManager), ownFields(change.After, d.apply.options.FieldManager))
 		content, _ := extract(fields, change.Before.Object).(map[string]any)
 		if content == nil {
 			continue
@@ -710,6 +766,27 @@ func (d *deployment) before() ([]*Object, error) {
 		return nil, fmt.Errorf("there is no good revision of %s to roll back to; it has never been live", d.options.Name)
 	}
 	return objects, nil
+}
+
+// union returns the fields that are in one of two sets, as fieldsV1. A field without others below it is owned as a whole.
+func union(a, b map[string]any) map[string]any {
+	all := maps.Clone(a)
+	if all == nil {
+		all = make(map[string]any)
+	}
+	for name, below := range b {
+		fields, _ := below.(map[string]any)
+		others, ok := all[name].(map[string]any)
+		switch {
+		case !ok:
+			all[name] = fields
+		case len(fields) == 0 || len(others) == 0:
+			all[name] = map[string]any{}
+		default:
+			all[name] = union(others, fields)
+		}
+	}
+	return all
 }
 
 // extract returns what a live value has of the owned fields; nil where it has none.

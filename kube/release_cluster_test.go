@@ -169,6 +169,9 @@ func TestClusterHook(t *testing.T) {
 	_, err = c.deploy(hook("0")+appManifest(image, 1, environment("three"), ""), kube.DeployOptions{Image: digest(3)})
 	require.NoError(t, err)
 	assert.Equal(t, "job.batch/migrate-3333333333\n", jobs(), "those of earlier images are no longer declared")
+
+	_, err = c.deploy(hook("4")+appManifest(image, 1, environment("three"), ""), kube.DeployOptions{Image: digest(1)})
+	require.NoError(t, err, "it does not run again for an image that somebody goes back to")
 }
 
 func TestHookErrors(t *testing.T) {

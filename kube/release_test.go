@@ -2,6 +2,7 @@ package kube_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -80,6 +81,120 @@ func deployPrunes(t *testing.T, s server) {
 	assert.Equal(t, "ConfigMap", parent.GetAnnotations()["applyset.kubernetes.io/contains-group-kinds"])
 	assert.Equal(t, parent.GetLabels()["applyset.kubernetes.io/id"],
 		s.live("/api/v1/namespaces/" + s.name() + "/configmaps/a").GetLabels()["applyset.kubernetes.io/part-of"])
+}
+
+// What belongs to the whole cluster is often written with a namespace all the same, which the server takes no notice of.
+func TestDeployOfAClusterWideObjectWithANamespace(t *testing.T) {
+	onEachServer(t, func(t *testing.T, s server) {
+		client := s.connect(s.name())
+		role := fmt.Sprintf("---\n{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: %[1]s-role, namespace: %[1]s}, rules: []}\n", s.name())
+		for n := range 2 {
+			done, err := client.Deploy(t.Context(), load(t, settingsMaps(fmt.Sprint(n), "a")+role), kube.DeployOptions{Name: "pay"})
+			require.NoError(t, err)
+			assert.Empty(t, done.Removed)
+			assert.Equal(t, n == 0, slices.Contains(actions(done.Changes), "ClusterRole/"+s.name()+"-role created"))
+		}
+		done, err := client.Deploy(t.Context(), load(t, settingsMaps("1", "a")), kube.DeployOptions{Name: "pay"})
+		require.NoError(t, err)
+		assert.Equal(t, "[ClusterRole/"+s.name()+"-role]", fmt.Sprint(done.Removed))
+	})
+}
+
+func TestDeployLeavesOtherReleasesAlone(t *testing.T) {
+	onEachServer(t, func(t *testing.T, s server) {
+		client := s.connect(s.name())
+		deploy := func(name, manifests string, force bool) (kube.Deployed, error) {
+			return client.Deploy(t.Context(), load(t, manifests), kube.DeployOptions{Name: name, Force: force})
+		}
+		namespace := "---\n{apiVersion: v1, kind: Namespace, metadata: {name: " + s.name() + "}}\n"
+		_, err := deploy("a", settingsMaps("1", "both", "a")+namespace, false)
+		require.NoError(t, err)
+		_, err = deploy("b", settingsMaps("2", "both", "b")+namespace, false)
+		require.ErrorContains(t, err, "ConfigMap/both")
+		require.ErrorContains(t, err, "it belongs to the release a in the namespace "+s.name())
+		assert.Equal(t, map[string]string{"both": "1", "a": "1"}, present(t, s))
+
+		// A namespace is never deleted, so it is nobody's loss.
+		for range 2 {
+			_, err = deploy("b", settingsMaps("2", "b")+namespace, false)
+			require.NoError(t, err)
+			done, err := deploy("a", settingsMaps("1", "both", "a")+namespace, false)
+			require.NoError(t, err)
+			assert.Empty(t, done.Changes)
+		}
+		_, err = deploy("b", settingsMaps("2", "both", "b")+namespace, true)
+		require.NoError(t, err)
+		done, err := deploy("a", settingsMaps("1", "a")+namespace, false)
+		require.NoError(t, err)
+		assert.Empty(t, done.Removed, "it has been taken over")
+	})
+}
+
+// An object that was applied in an older version of its group is listed in the newest one.
+func TestDeployPrunesWhatWasAppliedInAnotherVersion(t *testing.T) {
+	onEachServer(t, func(t *testing.T, s server) {
+		if fake, ok := s.(*apiServer); ok {
+			fake.kinds["autoscaling/v1"] = []metav1.APIResource{{Kind: "HorizontalPodAutoscaler", Name: "horizontalpodautoscalers", Namespaced: true}}
+		}
+		client := s.connect(s.name())
+		scaler := "---\n{apiVersion: autoscaling/v1, kind: HorizontalPodAutoscaler, metadata: {name: pay}, spec: {maxReplicas: 2, scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: pay}}}\n"
+		_, err := client.Deploy(t.Context(), load(t, settingsMaps("1", "a")+scaler), kube.DeployOptions{Name: "pay"})
+		require.NoError(t, err)
+		done, err := client.Deploy(t.Context(), load(t, settingsMaps("1", "a")), kube.DeployOptions{Name: "pay"})
+		require.NoError(t, err)
+		assert.Equal(t, "[HorizontalPodAutoscaler/pay]", fmt.Sprint(done.Removed))
+	})
+}
+
+// What is live and good is not put back because what it replaced could not be deleted.
+func TestDeployWithoutTheRightToDelete(t *testing.T) {
+	s := newAPIServer(t)
+	client := s.connect("shop")
+	deploy := func(manifests string) (kube.Deployed, error) {
+		return client.Deploy(t.Context(), load(t, manifests), kube.DeployOptions{Name: "pay", Rollback: true})
+	}
+	_, err := deploy(settingsMaps("1", "a", "b"))
+	require.NoError(t, err)
+	s.setFault(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodDelete {
+			fail(w, 403, "Forbidden", `configmaps "b" is forbidden: User "ci" cannot delete resource "configmaps" in API group "" in the namespace "shop"`, nil)
+		}
+		return r.Method == http.MethodDelete
+	})
+	for range 2 {
+		done, err := deploy("{apiVersion: v1, kind: Service, metadata: {name: pay}, spec: {ports: [{port: 80}]}}")
+		require.NoError(t, err)
+		assert.Empty(t, done.Removed)
+		assert.Equal(t, map[string]string{"a": "1", "b": "1"}, present(t, s))
+	}
+	s.setFault(nil)
+	done, err := deploy("{apiVersion: v1, kind: Service, metadata: {name: pay}, spec: {ports: [{port: 81}]}}")
+	require.NoError(t, err)
+	assert.Equal(t, "[ConfigMap/a ConfigMap/b]", fmt.Sprint(done.Removed), "who may, still knows of them")
+}
+
+func TestDeployThatCannotTidyUpIsNotRolledBack(t *testing.T) {
+	s := newAPIServer(t)
+	client := s.connect("shop")
+	_, err := client.Deploy(t.Context(), load(t, settingsMaps("1", "a", "b")), kube.DeployOptions{Name: "pay"})
+	require.NoError(t, err)
+	s.setFault(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodDelete {
+			fail(w, 500, "InternalError", "etcd has no space left", nil)
+		}
+		return r.Method == http.MethodDelete
+	})
+	_, err = client.Deploy(t.Context(), load(t, settingsMaps("2", "a")), kube.DeployOptions{Name: "pay", Rollback: true})
+	require.ErrorContains(t, err, "what was deployed is live; tidying up after it: deleting ConfigMap/b")
+	var failed *kube.DeployError
+	require.ErrorAs(t, err, &failed)
+	assert.False(t, failed.RolledBack)
+	require.NoError(t, failed.RollbackErr)
+	assert.Equal(t, "2", present(t, s)["a"])
+	s.setFault(nil)
+	done, err := client.Deploy(t.Context(), load(t, settingsMaps("2", "a")), kube.DeployOptions{Name: "pay", Rollback: true})
+	require.NoError(t, err)
+	assert.Equal(t, "[ConfigMap/b]", fmt.Sprint(done.Removed))
 }
 
 func TestDeployAgainWritesNothing(t *testing.T) { onEachServer(t, deployAgainWritesNothing) }
@@ -299,6 +414,88 @@ func TestDeployWithoutTheRightToRemember(t *testing.T) {
 	done, err := s.connect("shop").Deploy(t.Context(), load(t, settingsMaps("1", "a")), kube.DeployOptions{Name: "pay"})
 	require.NoError(t, err)
 	assert.Zero(t, done.Revision)
+}
+
+// controller stands for the one of Deployments: it says of each new generation that its deadline has passed where the image is called
+// broken, and that all is well else.
+func controller(t *testing.T, s *apiServer, path string) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	t.Cleanup(func() {
+		cancel()
+		wg.Wait()
+	})
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			time.Sleep(10 * time.Millisecond)
+			s.mu.Lock()
+			o := s.objects[path]
+			var seen, is int64
+			var spec string
+			if o != nil {
+				status, _ := o.content["status"].(map[string]any)
+				seen, is = number(status["observedGeneration"]), number(o.content["metadata"].(map[string]any)["generation"])
+				spec = fmt.Sprint(o.content["spec"])
+			}
+			s.mu.Unlock()
+			switch {
+			case seen == is:
+			case strings.Contains(spec, "broken"):
+				s.setStatus(path, `{replicas: 3, updatedReplicas: 1, availableReplicas: 2, conditions: [{type: Progressing, status: "False", reason: ProgressDeadlineExceeded}]}`)
+			default:
+				s.setStatus(path, `{replicas: 2, updatedReplicas: 2, readyReplicas: 2, availableReplicas: 2}`)
+			}
+		}
+	})
+}
+
+// Where no revision could be remembered, what was there before is put back, with what it needs.
+func TestDeployPutsBackWhatWasThere(t *testing.T) {
+	s := newAPIServer(t)
+	s.setFault(func(w http.ResponseWriter, r *http.Request) bool {
+		if strings.HasSuffix(r.URL.Path, "/secrets") {
+			fail(w, 403, "Forbidden", `secrets is forbidden: User "ci" cannot list resource "secrets"`, nil)
+			return true
+		}
+		return false
+	})
+	controller(t, s, payPath)
+	manifests := func(settings, image string) string {
+		return settingsMaps("1", settings) + "---\n" + strings.Replace(deployment, "image: pay,", "image: "+image+",", 1)
+	}
+	client := s.connect("shop")
+	_, err := client.Deploy(t.Context(), load(t, manifests("settings-1", "pay:1")), kube.DeployOptions{Name: "pay"})
+	require.NoError(t, err)
+	_, err = client.Deploy(t.Context(), load(t, manifests("settings-2", "broken")), kube.DeployOptions{Name: "pay", Rollback: true})
+	require.ErrorContains(t, err, "rolled back to what was there before, which is live again")
+	assert.Equal(t, map[string]string{"settings-1": "1"}, present(t, s))
+	assert.Contains(t, fmt.Sprint(s.live(payPath).Object["spec"]), "pay:1")
+
+	done, err := client.Deploy(t.Context(), load(t, manifests("settings-3", "pay:3")), kube.DeployOptions{Name: "pay", Rollback: true})
+	require.NoError(t, err)
+	assert.Equal(t, "[ConfigMap/settings-1]", fmt.Sprint(done.Removed), "what was kept for it is still known")
+}
+
+func TestUnionOfFields(t *testing.T) {
+	for _, test := range []struct{ name, a, b, want string }{
+		{"none", `{}`, `{}`, `{}`},
+		{"one side", `{"f:a": {}}`, `{}`, `{"f:a": {}}`},
+		{"left out, and new", `{"f:spec": {"f:a": {}, "f:b": {}}}`, `{"f:spec": {"f:b": {}, "f:c": {}}}`, `{"f:spec": {"f:a": {}, "f:b": {}, "f:c": {}}}`},
+		{"items", `{"f:env": {".": {}, "k:{\"name\":\"A\"}": {".": {}, "f:name": {}, "f:value": {}}}}`, `{"f:env": {".": {}, "k:{\"name\":\"B\"}": {".": {}, "f:name": {}}}}`,
+			`{"f:env": {".": {}, "k:{\"name\":\"A\"}": {".": {}, "f:name": {}, "f:value": {}}, "k:{\"name\":\"B\"}": {".": {}, "f:name": {}}}}`},
+		{"as a whole", `{"f:selector": {}}`, `{"f:selector": {"f:app": {}}}`, `{"f:selector": {}}`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			fields := func(text string) (parsed map[string]any) {
+				require.NoError(t, json.Unmarshal([]byte(text), &parsed))
+				return parsed
+			}
+			a, b := fields(test.a), fields(test.b)
+			assert.Equal(t, fields(test.want), kube.Union(a, b))
+			assert.Equal(t, fields(test.want), kube.Union(b, a))
+			assert.Equal(t, fields(test.a), a, "nothing given is changed")
+		})
+	}
 }
 
 func TestDeployKeepsWhatCannotBeMadeAgain(t *testing.T) {
