@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -270,7 +271,31 @@ func expand(source Source, node *yaml.Node, value any) ([]*Object, error) {
 			return nil, source.errorf("metadata.namespace of %s is not a string; put it in quotes, or remove it", u.GetKind())
 		}
 	}
+	for _, field := range []string{"labels", "annotations"} {
+		if err := checkTexts(source, node, field, metadata[field]); err != nil {
+			return nil, err
+		}
+	}
 	return []*Object{{Unstructured: u, Source: source}}, nil
+}
+
+// checkTexts refuses labels and annotations that are no texts. The server does too, and whoever reads them from an object with one that
+// is none sees none at all.
+func checkTexts(source Source, object *yaml.Node, field string, value any) error {
+	if value == nil {
+		return nil
+	}
+	within := orNull(lookUp(orNull(lookUp(object, "metadata").value), field).value)
+	texts, ok := value.(map[string]any)
+	if !ok {
+		return source.at(within.Line).errorf("metadata.%s is %s; write a mapping of names to texts", field, describe(within))
+	}
+	for _, name := range slices.Sorted(maps.Keys(texts)) {
+		if _, ok := texts[name].(string); !ok {
+			return source.at(orNull(lookUp(within, name).value).Line).errorf("%s in metadata.%s is no text; put its value in quotes", name, field)
+		}
+	}
+	return nil
 }
 
 func expandItems(source Source, list *yaml.Node, items []any) ([]*Object, error) {
