@@ -111,16 +111,19 @@ func indented(text string) string {
 //	or for another platform
 //	the container cannot be made for another reason                 after a minute
 //	the container ends, by itself or by its probes                  at the third run that ends, some twelve seconds after the
-//	                                                                first began, so that a proxy beside it may come up; at the
+//	                                                                first began, so that a proxy beside it may come up, not
+//	                                                                counting what was over long before anybody looked; at the
 //	                                                                fifth while other workloads of the release are not ready,
 //	                                                                which it may need, and where its runs last over a minute
 //	the container ends for too much memory                          at the second run: waiting gives it no more
 //	its startup probe has failed for as long as it may              at once: when the kubelet ends the container
 //	its readiness probe fails                                       after a minute, or three times its threshold, whichever is
 //	                                                                longer: services warm up
-//	no node takes the pod                                           after 30 seconds, since nodes become free; not where a
-//	                                                                cluster autoscaler has said that it adds one
-//	no pod may be made: admission, a policy, a limit                at once
+//	no node takes the pod                                           after 30 seconds, since nodes become free; after two minutes
+//	                                                                for a volume that is to be made; not where an autoscaler has
+//	                                                                said that a node comes, or the scheduler makes room on one
+//	no pod may be made: admission, a policy, a limit                at once; after a minute while it is not known of which
+//	                                                                revision's pods it is said
 //	no pod may be made: quota                                       at once; after 30 seconds while other pods of the workload
 //	                                                                are there, which may leave
 //	a webhook of the API server does not answer                     after a minute
@@ -144,6 +147,8 @@ const (
 	patientRuns = 5
 	memoryRuns  = 2
 	longRun     = time.Minute
+	// calmRun is the run after which the kubelet forgets the crashes before it.
+	calmRun = 10 * time.Minute
 )
 
 // scene is what is known around a workload.
@@ -156,11 +161,31 @@ type scene struct {
 	events func(types.UID) []event
 	// makers are the objects that make the pods: the workload, or its newest ReplicaSet.
 	makers []types.UID
-	// since is when each trouble was first seen. Those that are gone are taken out, new ones are put in.
-	since map[string]time.Time
-	now   time.Time
+	// refused is whose condition says that pods could not be made: the newest ReplicaSet where there is one, since a Deployment repeats
+	// what was said of an older one; unsure is whether it may be about an older one.
+	refused live
+	unsure  bool
+	memory
+	now time.Time
 	// operators is whether the release has objects that may make what is missing, busy whether other workloads of it are not ready.
 	operators, busy bool
+}
+
+// memory is what is kept of a workload from one look to the next.
+type memory struct {
+	// since is when each trouble was first seen. Those that are gone are taken out, new ones are put in.
+	since map[string]time.Time
+	// past is how many runs of each container had ended when it was first seen that have nothing to do with what is seen now.
+	past map[string]int64
+}
+
+func newMemory() memory { return memory{make(map[string]time.Time), make(map[string]int64)} }
+
+func pastKey(pod types.UID, c container) string { return string(pod) + " " + c.spec.text("name") }
+
+// recentRuns is how many runs of a container have ended, without those of its past.
+func (m memory) recentRuns(pod types.UID, c container) int64 {
+	return c.runs() - m.past[pastKey(pod, c)]
 }
 
 // event is what an Event says.
@@ -250,7 +275,7 @@ func diagnose(s scene) verdict {
 // creation finds out why pods are not made.
 func (s scene) creation() (trouble, bool) {
 	d := &Diagnosis{Reason: "FailedCreate", namespace: s.workload.GetNamespace(), uid: s.workload.GetUID()}
-	if c, ok := s.workload.isTrue("ReplicaFailure"); ok {
+	if c, ok := s.refused.isTrue("ReplicaFailure"); ok {
 		d.Reason, d.Message = cmp.Or(c.reason, d.Reason), c.message
 	} else {
 		// Those of a StatefulSet or Job stay after the trouble is over: what is there counts too.
@@ -301,6 +326,9 @@ func (s scene) creation() (trouble, bool) {
 	default:
 		t.after = creationGrace
 	}
+	if s.unsure {
+		t.after = max(t.after, creationGrace)
+	}
 	return t, true
 }
 
@@ -314,6 +342,13 @@ func (s scene) missing() time.Duration {
 
 // pod finds a pod's trouble, and says in a few words what it waits for; nothing where it is ready.
 func (s scene) pod(pod live) (trouble, string) {
+	containers := pod.containers()
+	for _, c := range containers {
+		key := pastKey(pod.GetUID(), c)
+		if _, seen := s.past[key]; !seen {
+			s.past[key] = c.pastRuns(s.now)
+		}
+	}
 	if _, ready := pod.isTrue("Ready"); ready {
 		return trouble{}, ""
 	}
@@ -328,13 +363,23 @@ func (s scene) pod(pod live) (trouble, string) {
 	if c, ok := pod.condition("PodScheduled"); ok && c.status == "False" {
 		return s.unschedulable(d, pod, c)
 	}
+	for _, c := range containers {
+		if t, state, waits := s.container(*d, pod, c); waits {
+			return t, state
+		}
+	}
+	return s.mounts(d, pod)
+}
+
+// containers are those of a pod that have a status, the init containers first.
+func (o live) containers() (all []container) {
 	for _, init := range []bool{true, false} {
 		kind := "container"
 		if init {
 			kind = "initContainer"
 		}
-		specs, _, _ := unstructured.NestedSlice(pod.Object, "spec", kind+"s")
-		statuses, _, _ := unstructured.NestedSlice(pod.Object, "status", kind+"Statuses")
+		specs, _, _ := unstructured.NestedSlice(o.Object, "spec", kind+"s")
+		statuses, _, _ := unstructured.NestedSlice(o.Object, "status", kind+"Statuses")
 		for _, item := range specs {
 			spec, _ := item.(map[string]any)
 			i := findKeyed(statuses, map[string]any{"name": spec["name"]})
@@ -342,13 +387,10 @@ func (s scene) pod(pod live) (trouble, string) {
 				continue
 			}
 			status, _ := statuses[i].(map[string]any)
-			c := container{live{&unstructured.Unstructured{Object: spec}}, live{&unstructured.Unstructured{Object: status}}, init}
-			if t, state, waits := s.container(*d, pod, c); waits {
-				return t, state
-			}
+			all = append(all, container{live{&unstructured.Unstructured{Object: spec}}, live{&unstructured.Unstructured{Object: status}}, init})
 		}
 	}
-	return s.mounts(d, pod)
+	return all
 }
 
 // mounts is the trouble of a pod whose containers have none of their own.
@@ -390,6 +432,34 @@ func isMissingReference(message string) bool {
 type container struct {
 	spec, status live
 	init         bool
+}
+
+// runs is how many runs of a container have ended.
+func (c container) runs() int64 {
+	restarts, _ := c.status.number("restartCount")
+	_, ended := c.ended("state")
+	_, endedBefore := c.ended("lastState")
+	if ended || endedBefore && (restarts == 0 || c.status.text("state", "waiting", "reason") == "CrashLoopBackOff") {
+		return restarts + 1 // the one that begins next is not counted yet
+	}
+	return restarts
+}
+
+// pastRuns is how many of them have nothing to do with how the container is when it is first seen: a pod that was there before the
+// deployment may have crashed now and then since it was made.
+func (c container) pastRuns(now time.Time) int64 {
+	began, err := time.Parse(time.RFC3339, c.status.text("state", "running", "startedAt"))
+	if c.status.flag("ready") || err == nil && now.Sub(began) > longRun {
+		return c.runs()
+	}
+	last, ok := c.ended("state")
+	if !ok {
+		last, _ = c.ended("lastState")
+	}
+	if last.lasted > calmRun {
+		return max(c.runs()-1, 0)
+	}
+	return 0
 }
 
 // run is a run of a container that has ended.
@@ -464,14 +534,15 @@ func (s scene) container(d Diagnosis, pod live, c container) (t trouble, state s
 		t.after = never // the Job counts its failures
 		return t, "failed with exit code " + strconv.FormatInt(d.ExitCode, 10), true
 	}
-	if now.reason == "StartError" || now.reason == "ContainerCannotRun" {
+	running := c.status.text("state", "running", "startedAt") != ""
+	if !running && (now.reason == "StartError" || now.reason == "ContainerCannotRun") {
 		d.Reason = now.reason
 		d.Message = now.message
 		if grace := startGrace(&d); grace == atOnceGrace {
 			return trouble{&d, grace}, "cannot be started", true
 		}
 	}
-	if d.previous && d.Restarts >= s.enough(now) && !c.status.flag("ready") || ended || reason == "CrashLoopBackOff" {
+	if d.previous && s.recentRuns(d.uid, c) >= s.enough(now) && !c.status.flag("ready") || ended || reason == "CrashLoopBackOff" {
 		return s.crash(&d, pod, c, now), "restarting after exit code " + strconv.FormatInt(d.ExitCode, 10), true
 	}
 	return s.probes(&d, pod, c)
@@ -554,14 +625,7 @@ func (s scene) crash(d *Diagnosis, pod live, c container, last run) trouble {
 			return trouble{d, atOnceGrace}
 		}
 	}
-	ran := d.Restarts + 1
-	if d.previous && d.Restarts > 0 {
-		ran = d.Restarts // the run that goes on, or is to begin, has not ended
-		if c.status.text("state", "waiting", "reason") == "CrashLoopBackOff" {
-			ran++
-		}
-	}
-	if ran < s.enough(last) {
+	if s.recentRuns(d.uid, c) < s.enough(last) {
 		return trouble{d, never}
 	}
 	return trouble{d, atOnceGrace}
@@ -634,11 +698,11 @@ func (s scene) unschedulable(d *Diagnosis, pod live, c condition) (trouble, stri
 	d.Reason, d.Message = cmp.Or(c.reason, "Unschedulable"), c.message
 	t := trouble{d, scheduleGrace}
 	for _, e := range s.events(pod.GetUID()) {
-		if e.reason == "TriggeredScaleUp" {
+		if e.reason == "TriggeredScaleUp" || e.reason == "Nominated" { // of the cluster autoscaler, and of Karpenter
 			t.after = never
 		}
 	}
-	if c.reason == "SchedulingGated" {
+	if c.reason == "SchedulingGated" || pod.text("status", "nominatedNodeName") != "" {
 		t.after = never
 	}
 	has := func(part string) bool { return strings.Contains(c.message, part) }
@@ -647,6 +711,7 @@ func (s scene) unschedulable(d *Diagnosis, pod live, c condition) (trouble, stri
 		t.after = s.missing()
 		d.Cure = "add the PersistentVolumeClaim to the manifests, or mend its name in the pod's volumes"
 	case has("unbound immediate PersistentVolumeClaims"):
+		t.after = max(t.after, mountGrace)
 		d.Cure = "see why the volume is not bound: its storage class, and the provisioner's own log"
 	case has("didn't match Pod's node affinity/selector"):
 		d.Cure = "label a node so, or mend the pod's nodeSelector and affinity"

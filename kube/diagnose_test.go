@@ -1,6 +1,7 @@
 package kube_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -30,6 +31,7 @@ func TestDiagnose(t *testing.T) {
 		never   = time.Duration(-1)
 		crashed = "terminated: {exitCode: 3, reason: Error, startedAt: \"2026-01-01T00:00:00Z\", finishedAt: \"2026-01-01T00:00:05Z\"}"
 		long    = "terminated: {exitCode: 3, reason: Error, startedAt: \"2026-01-01T00:00:00Z\", finishedAt: \"2026-01-01T00:05:00Z\"}"
+		calm    = "terminated: {exitCode: 3, reason: Error, startedAt: \"2026-01-01T00:00:00Z\", finishedAt: \"2026-01-02T00:00:00Z\"}"
 		backOff = "waiting: {reason: CrashLoopBackOff, message: back-off 10s}"
 	)
 	pull := func(reason, message string) string {
@@ -74,6 +76,13 @@ func TestDiagnose(t *testing.T) {
 		{name: "third crash", pod: podWith("restartCount: 2, state: {" + crashed + "}, lastState: {" + crashed + "}"), after: atOnce, want: "exit code 3, 2 restarts"},
 		{name: "third crash, backing off", pod: podWith("restartCount: 2, state: {" + backOff + "}, lastState: {" + crashed + "}"), after: atOnce, want: "exit code 3, 2 restarts"},
 		{name: "third crash, running again", pod: podWith("restartCount: 3, state: {running: {startedAt: x}}, lastState: {" + crashed + "}"), after: atOnce, want: "exit code 3, 3 restarts"},
+		{name: "crashes of long ago, not ready for a moment", pod: podWith("restartCount: 6, state: {running: {startedAt: \"1969-12-31T23:00:00Z\"}}, lastState: {" + crashed + "}"),
+			after: never, waits: "1 pod not ready yet"},
+		{name: "no memory, long ago", pod: podWith("restartCount: 2, state: {running: {startedAt: \"1969-12-31T23:00:00Z\"}}, lastState: {terminated: {exitCode: 137, reason: OOMKilled}}"),
+			after: never, waits: "1 pod not ready yet"},
+		{name: "no program, long ago", pod: podWith("restartCount: 2, state: {running: {startedAt: \"1969-12-31T23:00:00Z\"}}, lastState: {terminated: {exitCode: 127, reason: StartError, message: exec format error}}"),
+			after: never, waits: "1 pod not ready yet"},
+		{name: "one crash after many of long ago", pod: podWith("restartCount: 6, state: {" + calm + "}, lastState: {" + crashed + "}"), after: never, want: "exit code 3, 6 restarts"},
 		{name: "third crash, others not ready", pod: podWith("restartCount: 2, state: {" + backOff + "}, lastState: {" + crashed + "}"), around: kube.Around{Busy: true}, after: never, want: "exit code 3"},
 		{name: "fifth crash, others not ready", pod: podWith("restartCount: 4, state: {" + backOff + "}, lastState: {" + crashed + "}"), around: kube.Around{Busy: true}, after: atOnce, want: "exit code 3"},
 		{name: "third crash after a long run", pod: podWith("restartCount: 2, state: {" + backOff + "}, lastState: {" + long + "}"), after: never, want: "exit code 3"},
@@ -97,6 +106,11 @@ func TestDiagnose(t *testing.T) {
 		{name: "no node", pod: unscheduled("0/3 nodes are available: 3 Insufficient cpu."), after: 30 * time.Second, want: "lower the containers' resources.requests"},
 		{name: "no node, and one comes", pod: unscheduled("0/3 nodes are available: 3 Insufficient cpu."), after: never, want: "Insufficient cpu",
 			events: []kube.TestEvent{{UID: "p", Reason: "TriggeredScaleUp", Message: "pod triggered scale-up"}}},
+		{name: "no node, and one comes, to Karpenter", pod: unscheduled("0/3 nodes are available: 3 Insufficient cpu."), after: never, want: "Insufficient cpu",
+			events: []kube.TestEvent{{UID: "p", Reason: "Nominated", Message: "Pod should schedule on: nodeclaim/default-x"}}},
+		{name: "no node, and one is made room on", after: never, want: "Insufficient cpu", pod: strings.Replace(
+			unscheduled("0/3 nodes are available: 3 Insufficient cpu."), "status: {", "status: {nominatedNodeName: node-1, ", 1)},
+		{name: "no volume yet", pod: unscheduled("0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims."), after: 2 * time.Minute, want: "provisioner"},
 		{name: "no claim", pod: unscheduled(`0/3 nodes are available: persistentvolumeclaim "x" not found.`), after: atOnce, want: "add the PersistentVolumeClaim"},
 		{name: "no volume", pod: pending, after: atOnce, want: "mend the name in the pod's volumes",
 			events: []kube.TestEvent{{UID: "p", Reason: "FailedMount", Message: `MountVolume.SetUp failed for volume "v" : configmap "x" not found`}}},
@@ -106,6 +120,7 @@ func TestDiagnose(t *testing.T) {
 		{name: "quota", workload: creating("exceeded quota: small"), after: atOnce, want: "raise the quota"},
 		{name: "quota, and others may leave", workload: creating("exceeded quota: small"), around: kube.Around{Older: 1}, after: 30 * time.Second, want: "raise the quota"},
 		{name: "policy", workload: creating("violates PodSecurity"), after: atOnce, want: "securityContext"},
+		{name: "policy, perhaps of an older revision", workload: creating("violates PodSecurity"), around: kube.Around{Unsure: true}, after: time.Minute, want: "securityContext"},
 		{name: "webhook", workload: creating(`admission webhook "x" denied the request: no latest`), after: atOnce, want: "as the webhook says"},
 		{name: "webhook that is away", workload: creating(`failed calling webhook "x": connection refused`), after: time.Minute, want: "does not answer"},
 		{name: "StatefulSet, by its events", workload: statefulSet, after: atOnce, want: "raise the quota",

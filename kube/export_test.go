@@ -27,15 +27,16 @@ type Around struct {
 	Events          []TestEvent
 	Older           int
 	Operators, Busy bool
+	Unsure          bool
 }
 
 // Diagnose returns a function that diagnoses what is there some time after the first call.
 func Diagnose(workload *unstructured.Unstructured, a Around) func(time.Duration) (d *Diagnosis, certain bool, waits string) {
-	since := make(map[string]time.Time)
+	kept := newMemory()
 	return func(later time.Duration) (*Diagnosis, bool, string) {
 		s := scene{
-			workload: live{workload}, older: a.Older, makers: []types.UID{workload.GetUID()}, since: since, now: time.Unix(0, 0).Add(later),
-			operators: a.Operators, busy: a.Busy,
+			workload: live{workload}, refused: live{workload}, older: a.Older, makers: []types.UID{workload.GetUID()}, memory: kept, now: time.Unix(0, 0).Add(later),
+			unsure: a.Unsure, operators: a.Operators, busy: a.Busy,
 			events: func(uid types.UID) (found []event) {
 				for _, e := range a.Events {
 					if e.UID == string(uid) {

@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -37,7 +38,7 @@ type follower struct {
 	live         *unstructured.Unstructured
 	pods         map[types.UID]*unstructured.Unstructured
 	sets         map[types.UID]*unstructured.Unstructured
-	since        map[string]time.Time // when a pod's trouble was seen first
+	memory       memory
 	diagnosis    *Diagnosis
 	stop         context.CancelFunc
 	begun        bool // watching around it
@@ -162,14 +163,14 @@ func (f *follower) reassess(now time.Time) {
 
 // assess judges the workload by its own status and, while that is open, by its pods.
 func (f *follower) assess(now time.Time) {
-	r := f.settled(f.status(f.live), now)
+	r := f.settled(f.status(f.judged()), now)
 	seen, ok := live{f.live}.number("status", "observedGeneration")
 	if r.State == Current || !f.watching || ok && seen < f.live.GetGeneration() {
 		f.set(r)
 		return
 	}
-	if f.since == nil {
-		f.since = make(map[string]time.Time)
+	if f.memory.since == nil {
+		f.memory = newMemory()
 	}
 	v := diagnose(f.scene(now))
 	if v.worst != nil || f.live.GetKind() != "Job" { // a Job deletes its pods before it says that it has failed
@@ -188,6 +189,26 @@ func (f *follower) assess(now time.Time) {
 	}
 	f.own = status
 	f.set(r)
+}
+
+// judged is the live object as its status is to be judged: without a progress deadline that passed before it was applied. A Deployment
+// that goes back to a ReplicaSet it still has keeps that condition, with the new generation, until it gets further.
+func (f *follower) judged() *unstructured.Unstructured {
+	applied := f.object.applied
+	if applied == nil || applied.GetUID() != f.live.GetUID() {
+		return f.live
+	}
+	before, _ := live{applied}.writtenCondition("Progressing")
+	now, _ := live{f.live}.writtenCondition("Progressing")
+	seen, _ := live{applied}.number("status", "observedGeneration")
+	if before.text("reason") != progressDeadline || !reflect.DeepEqual(before.Object, now.Object) || seen >= applied.GetGeneration() {
+		return f.live
+	}
+	u := f.live.DeepCopy()
+	conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+	conditions = slices.DeleteFunc(conditions, func(c any) bool { return reflect.DeepEqual(c, any(now.Object)) })
+	_ = unstructured.SetNestedSlice(u.Object, conditions, "status", "conditions")
+	return u
 }
 
 // settleTime is how long pods are looked on at that nothing but their start has made ready.
@@ -248,7 +269,7 @@ func (f *follower) look(ctx context.Context) {
 	if f.live.GetKind() == "Deployment" {
 		f.sets = read(replicaSets)
 	}
-	f.since = make(map[string]time.Time)
+	f.memory = newMemory()
 	f.diagnosis = diagnose(f.scene(time.Now())).worst
 }
 

@@ -215,7 +215,7 @@ func (f *follower) collect(ctx context.Context, r resource, selector string, set
 // scene is what is known around the workload.
 func (f *follower) scene(now time.Time) scene {
 	s := scene{
-		workload: live{f.live}, events: f.around.about, makers: []types.UID{f.live.GetUID()}, since: f.since, now: now,
+		workload: live{f.live}, refused: live{f.live}, events: f.around.about, makers: []types.UID{f.live.GetUID()}, memory: f.memory, now: now,
 		operators: f.around.operators,
 		busy:      slices.ContainsFunc(f.around.followers, func(other *follower) bool { return other != f && !other.done.Load() }),
 	}
@@ -224,14 +224,17 @@ func (f *follower) scene(now time.Time) scene {
 		return s
 	}
 	newest := f.newest()
+	revision := f.live.GetAnnotations()[revisionAnnotation]
+	s.unsure = f.live.GetKind() == "Deployment" && revision != "" && revision != "1"
 	owners := []types.UID{f.live.GetUID()}
 	for _, set := range f.sets {
 		if owner := metav1.GetControllerOfNoCopy(set); owner == nil || owner.UID != f.live.GetUID() {
 			continue
 		}
 		owners = append(owners, set.GetUID())
-		if revision := f.live.GetAnnotations()[revisionAnnotation]; revision != "" && set.GetAnnotations()[revisionAnnotation] == revision {
+		if revision != "" && set.GetAnnotations()[revisionAnnotation] == revision {
 			s.makers = append(s.makers, set.GetUID())
+			s.refused, s.unsure = live{set}, false
 		}
 	}
 	for _, pod := range f.pods {

@@ -86,7 +86,8 @@ func waitsFor(o *Object) bool {
 //   - A Service of type LoadBalancer and an Ingress are current when they have an address, a PersistentVolumeClaim when it is bound.
 //     One that waits for its first consumer is not told from one that waits for ever.
 //   - Anything else is current unless a condition says otherwise: Ready, Available or Established that is not true, Stalled or
-//     Reconciling that is. A condition that was written for an older specification does not count.
+//     Reconciling that is. One of the first three that was written for an older specification is still to be judged anew; of the
+//     others, such a one does not count.
 func Status(u *unstructured.Unstructured) Result {
 	o := live{u}
 	if u.GetDeletionTimestamp() != nil {
@@ -166,23 +167,30 @@ func (c condition) String() string {
 	}
 }
 
+// condition returns a condition, unless it was written for an older specification.
 func (o live) condition(kind string) (condition, bool) {
+	c, ok := o.writtenCondition(kind)
+	if _, old := o.isOld(c); !ok || old {
+		return condition{}, false
+	}
+	return condition{c.text("status"), c.text("reason"), c.text("message")}, true
+}
+
+func (o live) writtenCondition(kind string) (live, bool) {
 	conditions, _, _ := unstructured.NestedFieldNoCopy(o.Object, "status", "conditions")
 	list, _ := conditions.([]any)
 	for _, item := range list {
-		c, _ := item.(map[string]any)
-		if c["type"] != kind {
-			continue
+		if c, _ := item.(map[string]any); c["type"] == kind {
+			return live{&unstructured.Unstructured{Object: c}}, true
 		}
-		if seen, ok := (live{&unstructured.Unstructured{Object: c}}).number("observedGeneration"); ok && seen < o.GetGeneration() {
-			return condition{}, false
-		}
-		status, _ := c["status"].(string)
-		reason, _ := c["reason"].(string)
-		message, _ := c["message"].(string)
-		return condition{status, reason, message}, true
 	}
-	return condition{}, false
+	return live{&unstructured.Unstructured{}}, false
+}
+
+// isOld reports whether a condition was written for an older specification, and which.
+func (o live) isOld(c live) (seen int64, old bool) {
+	seen, ok := c.number("observedGeneration")
+	return seen, ok && seen < o.GetGeneration()
 }
 
 // isTrue reports whether a condition is there and true.
@@ -191,6 +199,9 @@ func (o live) isTrue(kind string) (condition, bool) {
 	return c, ok && c.status == "True"
 }
 
+// progressDeadline is the reason that a Deployment's condition Progressing has once its progress deadline has passed.
+const progressDeadline = "ProgressDeadlineExceeded"
+
 func deploymentStatus(o live) Result {
 	want, updated := o.replicas(), o.count("updatedReplicas")
 	running, available := o.count("replicas"), o.count("availableReplicas")
@@ -198,7 +209,7 @@ func deploymentStatus(o live) Result {
 		return failed("paused with %d of %d replicas updated; resume it with `kubectl rollout resume deployment/%s`",
 			updated, want, o.GetName())
 	}
-	if c, _ := o.condition("Progressing"); c.reason == "ProgressDeadlineExceeded" {
+	if c, _ := o.condition("Progressing"); c.reason == progressDeadline {
 		if why, ok := o.isTrue("ReplicaFailure"); ok {
 			return failed("%s; %s", c, why)
 		}
@@ -360,6 +371,11 @@ func conditionStatus(o live) Result {
 		return inProgress("%s", c)
 	}
 	for _, kind := range []string{"Ready", "Available", "Established"} {
+		if c, ok := o.writtenCondition(kind); ok {
+			if seen, old := o.isOld(c); old {
+				return inProgress("the controller has seen generation %d, not yet %d", seen, o.GetGeneration())
+			}
+		}
 		if c, ok := o.condition(kind); ok && c.status != "True" {
 			return inProgress("not %s: %s", kind, c)
 		}

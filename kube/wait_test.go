@@ -111,6 +111,45 @@ func TestWaitEndsAtOnceOnFailure(t *testing.T) {
 		w.objects[0].Source))
 }
 
+// A deadline that passed before the change says nothing about it, though the controller repeats it; one that passes after it does.
+func TestWaitIgnoresAnOlderDeadline(t *testing.T) {
+	const late = `{replicas: 3, updatedReplicas: 1, availableReplicas: 2, conditions: [
+{type: Progressing, status: "False", reason: ProgressDeadlineExceeded, message: timed out, lastUpdateTime: "2026-01-01T00:00:0%d"}]}`
+	for name, end := range map[string]struct{ status, err string }{
+		"good": {finished, ""},
+		"late": {fmt.Sprintf(late, 2), "ProgressDeadlineExceeded: timed out"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newAPIServer(t)
+			client := s.connect("shop")
+			apply := func(image string) []*kube.Object {
+				objects := load(t, strings.Replace(deployment, "image: pay,", "image: "+image+",", 1))
+				_, err := client.Apply(t.Context(), objects, kube.ApplyOptions{})
+				require.NoError(t, err)
+				return objects
+			}
+			again := apply("bad")
+			s.setStatus(payPath, fmt.Sprintf(late, 1))
+			require.ErrorContains(t, client.Wait(t.Context(), again, kube.WaitOptions{}), "timed out")
+			require.ErrorContains(t, client.Wait(t.Context(), apply("bad"), kube.WaitOptions{}), "timed out", "nothing has changed since")
+			objects := apply("good")
+			s.setStatus(payPath, fmt.Sprintf(late, 1))
+			told := make(chan string, 10)
+			done := make(chan error, 1)
+			go func() {
+				done <- client.Wait(t.Context(), objects, kube.WaitOptions{Progress: func(_ *kube.Object, r kube.Result) { told <- r.Message }})
+			}()
+			assert.Equal(t, "1 of 2 replicas updated", <-told)
+			s.setStatus(payPath, end.status)
+			if err := <-done; end.err == "" {
+				require.NoError(t, err)
+			} else {
+				require.ErrorContains(t, err, end.err)
+			}
+		})
+	}
+}
+
 // What the API server lists may be from before the change where a cache answers.
 func TestWaitIgnoresOlderGenerations(t *testing.T) {
 	s := newAPIServer(t)
