@@ -207,10 +207,13 @@ func (run *applyRun) apply(ctx context.Context) ([]Change, error) {
 
 // changes reports whether there is an object that is not live as it is declared, as far as that can be told without the server.
 func (run *applyRun) changes() bool {
-	return slices.ContainsFunc(run.objects, func(o *Object) bool {
-		live := run.live[o]
-		return live == nil || !isApplied(withoutServerFields(o.Unstructured).Object, live, run.options.FieldManager)
-	})
+	return slices.ContainsFunc(run.objects, func(o *Object) bool { return !run.isLive(o) })
+}
+
+// isLive reports whether an object is live as it is declared.
+func (run *applyRun) isLive(o *Object) bool {
+	live := run.live[o]
+	return live != nil && isApplied(withoutServerFields(o.Unstructured).Object, live, run.options.FieldManager)
 }
 
 func (run *applyRun) applyRank(ctx context.Context, objects []*Object) ([]Change, error) {
@@ -288,7 +291,7 @@ func (run *applyRun) send(ctx context.Context, o *Object, r resource, before *un
 			}
 		}
 		var after *unstructured.Unstructured
-		err := retry(ctx, func() (err error) {
+		err := run.client.retry(ctx, func() (err error) {
 			after, err = api.Apply(ctx, o.GetName(), sent, options)
 			if sent.GetResourceVersion() != "" && isModified(err) {
 				return &modifiedError{err} // the same again would fail again

@@ -7,8 +7,10 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/assert"
@@ -319,6 +321,30 @@ func TestApplyTriesAgain(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, []string{"Deployment/pay created"}, actions(changes))
 	assert.EqualValues(t, 3, patches.Load())
+}
+
+// An API server that restarts is away for longer than one that is busy.
+func TestApplyThroughARestart(t *testing.T) {
+	s := newAPIServer(t)
+	var mu sync.Mutex
+	var back time.Time
+	s.setFault(func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodPatch {
+			mu.Lock()
+			if back.IsZero() {
+				back = time.Now().Add(8 * time.Second)
+			}
+			away := time.Now().Before(back)
+			mu.Unlock()
+			if away {
+				panic(http.ErrAbortHandler)
+			}
+		}
+		return false
+	})
+	changes, err := s.connect("shop").Apply(t.Context(), load(t, deployment), kube.ApplyOptions{})
+	require.NoError(t, err)
+	assert.Equal(t, []string{"Deployment/pay created"}, actions(changes))
 }
 
 func TestApplyGivesUp(t *testing.T) {

@@ -119,6 +119,13 @@ func (c *Client) readClaim(ctx context.Context, release string) (*claim, error) 
 
 func (k *claim) setID() string { return setID(parentName(k.release), k.client.namespace) }
 
+// isNew reports whether the release is not known yet.
+func (k *claim) isNew() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.parent == nil
+}
+
 // record is what is known of the last deployment; zero where there was none.
 func (k *claim) record() Record {
 	k.mu.Lock()
@@ -301,7 +308,7 @@ func (k *claim) put(ctx context.Context, next *unstructured.Unstructured) error 
 	api := k.client.of(configMaps, k.client.namespace)
 	verb := "update"
 	var written *unstructured.Unstructured
-	err := retry(ctx, func() (err error) {
+	err := k.client.retry(ctx, func() (err error) {
 		if next.GetResourceVersion() == "" {
 			verb = "create"
 			written, err = api.Create(ctx, next, metav1.CreateOptions{FieldManager: defaultFieldManager})

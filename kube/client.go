@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -46,6 +47,7 @@ type Client struct {
 	dynamic   dynamic.Interface
 	host      string
 	namespace string
+	reached   atomic.Bool // whether the server has answered yet
 
 	mu    sync.Mutex
 	kinds map[schema.GroupVersion]kinds

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/rs/zerolog"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -90,14 +91,30 @@ const (
 	retries    = 5
 	firstPause = 200 * time.Millisecond
 	lastPause  = 5 * time.Second
+	// outage is how long a server that has answered before may be out of reach, or not know a login that it knew, as is so while it
+	// restarts.
+	outage = 30 * time.Second
 )
 
 // retry calls f until it succeeds or fails for good.
-func retry(ctx context.Context, f func() error) error {
+func (c *Client) retry(ctx context.Context, f func() error) error {
 	pause := firstPause
+	var away time.Time
 	for try := 1; ; try++ {
 		err := f()
-		if err == nil || try == retries || !mayPass(err) || !sleep(ctx, pause) {
+		var status apierrors.APIStatus
+		if err == nil || errors.As(err, &status) {
+			c.reached.Store(true)
+		}
+		more := try < retries
+		if err != nil && isBroken(err) && c.reached.Load() {
+			if away.IsZero() {
+				away = time.Now()
+				zerolog.Ctx(ctx).Debug().Err(err).Msgf("%s is out of reach; trying again for %s", c.host, outage)
+			}
+			more = time.Since(away) < outage
+		}
+		if err == nil || !more || !mayPass(err) || !sleep(ctx, pause) {
 			return err
 		}
 		pause = longer(pause)

@@ -122,7 +122,7 @@ func (c *Client) lookUp(ctx context.Context, objects []*Object) (map[*Object]*un
 
 // get returns a live object, nil if there is none.
 func (c *Client) get(ctx context.Context, name string, r resource, namespace string) (u *unstructured.Unstructured, err error) {
-	err = retry(ctx, func() (err error) {
+	err = c.retry(ctx, func() (err error) {
 		u, err = c.of(r, namespace).Get(ctx, name, metav1.GetOptions{})
 		return err
 	})
@@ -154,7 +154,7 @@ func (c *Client) list(ctx context.Context, r resource, namespace string, options
 	options.Limit = listPage
 	for {
 		var page *unstructured.UnstructuredList
-		err := retry(ctx, func() (err error) {
+		err := c.retry(ctx, func() (err error) {
 			page, err = c.of(r, namespace).List(ctx, options)
 			return err
 		})

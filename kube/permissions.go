@@ -23,6 +23,9 @@ type Permission struct {
 	Namespace string
 	// For is what is lost without it; empty where nothing goes without it.
 	For string
+
+	// names are the objects that it is needed for; none where it is needed for any.
+	names []string
 }
 
 // String is the permission in words: "patch deployments.apps in the namespace shop".
@@ -120,10 +123,17 @@ func (c *Client) CheckPermissions(ctx context.Context, wanted []Permission) erro
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Group, b.Group), cmp.Compare(a.Resource, b.Resource), cmp.Compare(a.Verb, b.Verb),
 			cmp.Compare(a.For, b.For))
 	})
-	wanted = slices.CompactFunc(wanted, func(a, b Permission) bool { a.For, b.For = "", ""; return a == b })
+	wanted = merged(wanted)
 	allowed := make([]bool, len(wanted))
 	err := each(len(wanted), func(i int) (err error) {
-		allowed[i], err = c.may(ctx, wanted[i])
+		allowed[i], err = c.may(ctx, wanted[i], "")
+		if names := wanted[i].names; err == nil && !allowed[i] && len(names) > 0 {
+			// A role may grant it for these alone.
+			allowed[i] = true
+			for n := 0; n < len(names) && allowed[i] && err == nil; n++ {
+				allowed[i], err = c.may(ctx, wanted[i], names[n])
+			}
+		}
 		return err
 	})
 	if err != nil {
@@ -147,13 +157,32 @@ func (c *Client) CheckPermissions(ctx context.Context, wanted []Permission) erro
 	return missing
 }
 
-// may asks for one permission. The review's format: https://kubernetes.io/docs/reference/kubernetes-api/authorization-resources/self-subject-access-review-v1/
-func (c *Client) may(ctx context.Context, p Permission) (bool, error) {
+// merged makes one of those that are alike but for whom they are needed for; they are sorted.
+func merged(permissions []Permission) []Permission {
+	var all []Permission
+	for _, p := range permissions {
+		if len(all) == 0 || all[len(all)-1].String() != p.String() {
+			p.names = slices.Clone(p.names)
+			all = append(all, p)
+			continue
+		}
+		last := &all[len(all)-1]
+		if len(last.names) == 0 || len(p.names) == 0 {
+			last.names = nil
+		} else {
+			last.names = append(last.names, p.names...)
+		}
+	}
+	return all
+}
+
+// may asks for one permission, for the object of a name or for any. The review's format: https://kubernetes.io/docs/reference/kubernetes-api/authorization-resources/self-subject-access-review-v1/
+func (c *Client) may(ctx context.Context, p Permission, name string) (bool, error) {
 	resource, subresource, _ := strings.Cut(p.Resource, "/")
 	body, err := json.Marshal(map[string]any{
 		"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
 		"spec": map[string]any{"resourceAttributes": map[string]any{
-			"verb": p.Verb, "group": p.Group, "resource": resource, "subresource": subresource, "namespace": p.Namespace,
+			"verb": p.Verb, "group": p.Group, "resource": resource, "subresource": subresource, "namespace": p.Namespace, "name": name,
 		}},
 	})
 	if err != nil {
@@ -188,7 +217,7 @@ func (c *Client) user(ctx context.Context) string {
 
 func (c *Client) review(ctx context.Context, path string, body []byte, answer any) error {
 	var data []byte
-	err := retry(ctx, func() (err error) {
+	err := c.retry(ctx, func() (err error) {
 		data, err = c.rest.Post().AbsPath(path).SetHeader("Content-Type", "application/json").Body(body).Do(ctx).Raw()
 		return err
 	})
@@ -198,9 +227,9 @@ func (c *Client) review(ctx context.Context, path string, body []byte, answer an
 	return json.Unmarshal(data, answer)
 }
 
-// mayDeploy checks the permissions for a deployment of objects.
-func (d *deployment) mayDeploy(ctx context.Context, objects []*Object) error {
-	wanted, err := d.permissions(ctx, objects)
+// mayDeploy checks the permissions for a deployment of objects. run is nil where it is not known yet what is live.
+func (d *deployment) mayDeploy(ctx context.Context, objects []*Object, run *applyRun) error {
+	wanted, err := d.permissions(ctx, objects, run)
 	if err != nil {
 		return err
 	}
@@ -212,19 +241,22 @@ func (d *deployment) denied(ctx context.Context, err error, objects []*Object) e
 	if !isDenied(err) {
 		return err
 	}
-	return cmp.Or(d.mayDeploy(ctx, objects), err)
+	return cmp.Or(d.mayDeploy(ctx, objects, nil), err)
 }
 
 // permissions are what a deployment needs, for objects that are to be applied and members that may be removed.
-func (d *deployment) permissions(ctx context.Context, objects []*Object) ([]Permission, error) {
+func (d *deployment) permissions(ctx context.Context, objects []*Object, run *applyRun) ([]Permission, error) {
 	var wanted []Permission
-	add := func(r resource, namespace, without string, verbs ...string) {
+	addNamed := func(r resource, namespace, without string, names []string, verbs ...string) {
 		if !r.namespaced {
 			namespace = ""
 		}
 		for _, verb := range verbs {
-			wanted = append(wanted, Permission{Verb: verb, Group: r.Group, Resource: r.Resource, Namespace: namespace, For: without})
+			wanted = append(wanted, Permission{Verb: verb, Group: r.Group, Resource: r.Resource, Namespace: namespace, For: without, names: names})
 		}
+	}
+	add := func(r resource, namespace, without string, verbs ...string) {
+		addNamed(r, namespace, without, nil, verbs...)
 	}
 	for _, o := range objects {
 		r, err := d.client.resource(ctx, o.GroupVersionKind())
@@ -236,7 +268,14 @@ func (d *deployment) permissions(ctx context.Context, objects []*Object) ([]Perm
 			return nil, err
 		}
 		namespace := namespaceOr(o.GetNamespace(), d.client.namespace)
-		add(r, namespace, "", "get", "create", "patch") // an apply that creates is both
+		name := []string{o.GetName()}
+		addNamed(r, namespace, "", name, "get")
+		if run == nil || !run.isLive(o) {
+			addNamed(r, namespace, "", name, "patch")
+		}
+		if run == nil || run.live[o] == nil {
+			add(r, namespace, "", "create") // besides patch; no role can grant it for a name
+		}
 		if waitsFor(o) {
 			add(r, namespace, "", "list", "watch")
 		}
@@ -253,7 +292,10 @@ func (d *deployment) permissions(ctx context.Context, objects []*Object) ([]Perm
 			}
 		}
 	}
-	add(configMaps, d.client.namespace, "", "get", "create", "update")
+	addNamed(configMaps, d.client.namespace, "", []string{parentName(d.options.Name)}, "get", "update")
+	if d.claim == nil || d.claim.isNew() {
+		add(configMaps, d.client.namespace, "", "create")
+	}
 	add(secrets, d.client.namespace, "no state is remembered that could be rolled back to", "list", "create", "delete")
 	return wanted, nil
 }

@@ -72,6 +72,38 @@ func TestClusterMissingPermissions(t *testing.T) {
 	c.run("delete", "clusterrole,clusterrolebinding", "grimoire-deploy", "--namespace=default")
 }
 
+// What is live as it is declared needs no right to write, and a role may be for objects by their names.
+func TestClusterPermissionsOfWhatChanges(t *testing.T) {
+	c := newCluster(t)
+	manifests := func(value string) string {
+		return "{apiVersion: v1, kind: Namespace, metadata: {name: " + c.namespace + "}}\n" + settingsMaps(value, "a")
+	}
+	_, err := c.Deploy(t.Context(), load(t, manifests("one")), kube.DeployOptions{Name: "app"})
+	require.NoError(t, err)
+	robot := c.robot("robot")
+	c.create(strings.NewReplacer("NAMESPACE", c.namespace).Replace(`apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: robot, namespace: NAMESPACE}
+rules:
+- {apiGroups: [""], resources: [namespaces], verbs: [get], resourceNames: [NAMESPACE]}
+- {apiGroups: [""], resources: [configmaps], verbs: [get, patch, update], resourceNames: [a, grimoire-app]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: robot, namespace: NAMESPACE}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: robot}
+subjects: [{kind: ServiceAccount, namespace: NAMESPACE, name: robot}]
+`))
+	_, err = robot.Deploy(t.Context(), load(t, manifests("two")), kube.DeployOptions{Name: "app"})
+	require.NoError(t, err)
+	assert.Equal(t, map[string]string{"a": "two"}, present(t, c))
+	_, err = robot.Deploy(t.Context(), load(t, manifests("two")+settingsMaps("two", "b")), kube.DeployOptions{Name: "app"})
+	var missing *kube.PermissionError
+	require.ErrorAs(t, err, &missing)
+	require.ErrorContains(t, err, "create configmaps in the namespace "+c.namespace)
+	assert.NotContains(t, err.Error(), "namespaces;")
+}
+
 func TestPermissionManifests(t *testing.T) {
 	err := &kube.PermissionError{User: "ci", Missing: []kube.Permission{
 		{Verb: "get", Group: "apps", Resource: "deployments", Namespace: "shop"},

@@ -126,7 +126,7 @@ func (c *Client) resourceOf(ctx context.Context, gk schema.GroupKind) (*resource
 	versions := []string{"v1"}
 	if gk.Group != "" {
 		var data []byte
-		err := retry(ctx, func() (err error) {
+		err := c.retry(ctx, func() (err error) {
 			data, err = c.rest.Get().AbsPath("/apis", gk.Group).Do(ctx).Raw()
 			return err
 		})
@@ -193,7 +193,7 @@ func (c *Client) prune(ctx context.Context, k *claim, removed []member) (deleted
 // name, is as good.
 func (c *Client) delete(ctx context.Context, m member) error {
 	uid, background := m.GetUID(), metav1.DeletePropagationBackground
-	err := retry(ctx, func() error {
+	err := c.retry(ctx, func() error {
 		err := c.of(m.resource, m.GetNamespace()).Delete(ctx, m.GetName(), metav1.DeleteOptions{
 			Preconditions: &metav1.Preconditions{UID: &uid}, PropagationPolicy: &background,
 		})

@@ -246,7 +246,7 @@ func (d *deployment) prepare(ctx context.Context, declared, kept []*Object) erro
 		return err
 	}
 	if run.changes() {
-		if err := d.mayDeploy(ctx, slices.Concat(declared, hooks)); err != nil {
+		if err := d.mayDeploy(ctx, slices.Concat(declared, hooks), run); err != nil {
 			return err
 		}
 	}

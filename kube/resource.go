@@ -74,7 +74,7 @@ func (c *Client) fetchKinds(ctx context.Context, gv schema.GroupVersion) (kinds,
 		path = []string{"/api", gv.Version}
 	}
 	var data []byte
-	err := retry(ctx, func() (err error) {
+	err := c.retry(ctx, func() (err error) {
 		data, err = c.rest.Get().AbsPath(path...).Do(ctx).Raw()
 		return err
 	})

@@ -172,7 +172,7 @@ func (c *Client) remember(ctx context.Context, release string, objects []*Object
 		},
 		"data": map[string]any{"manifests": encoded},
 	}}
-	err = retry(ctx, func() error {
+	err = c.retry(ctx, func() error {
 		_, err := c.of(secrets, c.namespace).Create(ctx, secret, metav1.CreateOptions{FieldManager: defaultFieldManager})
 		if apierrors.IsAlreadyExists(err) {
 			return &modifiedError{err}

@@ -221,6 +221,17 @@ func TestWaitResumes(t *testing.T) {
 			})
 			w.endWatches()
 		}, 2},
+		{"after a server that did not know the login yet", func(w *waiting) {
+			var faults atomic.Int32
+			w.setFault(func(rw http.ResponseWriter, r *http.Request) bool {
+				if !strings.HasSuffix(r.URL.Path, "/deployments") || faults.Add(1) > 2 {
+					return false
+				}
+				fail(rw, 403, "Forbidden", `deployments.apps is forbidden: User "ci" cannot watch resource "deployments"`, nil)
+				return true
+			})
+			w.endWatches()
+		}, 2},
 		{"after 410 as an answer", func(w *waiting) {
 			var faults atomic.Int32
 			w.setFault(func(rw http.ResponseWriter, r *http.Request) bool {

@@ -29,6 +29,7 @@ type watcher struct {
 	// trouble is told of errors that may pass, and with nil when they have.
 	trouble func(error)
 
+	watched bool   // whether a watch has ever begun
 	version string // to watch from; empty where all has to be listed
 	ended   bool   // as listed or changed wanted it
 }
@@ -42,14 +43,24 @@ const (
 
 // run watches until listed or changed has enough, which is no error, or ctx ends, or the server means no.
 func (w *watcher) run(ctx context.Context) error {
+	var refused time.Time
 	for pause := firstPause; ; {
 		heard, verb, err := w.once(ctx)
+		passing := false
+		if w.watched && (apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err)) {
+			if refused.IsZero() {
+				refused = time.Now()
+			}
+			passing = time.Since(refused) < outage
+		} else {
+			refused = time.Time{}
+		}
 		switch {
 		case w.ended:
 			return nil
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case err != nil && !mayResume(err):
+		case err != nil && !passing && !mayResume(err):
 			return w.client.explain(ctx, err, verb, w.resource, w.namespace)
 		}
 		w.trouble(err)
@@ -92,6 +103,7 @@ func (w *watcher) once(ctx context.Context) (heard bool, verb string, err error)
 		return heard, "watch", err
 	}
 	defer stream.Stop()
+	w.watched = true
 	for event := range stream.ResultChan() {
 		if event.Type == watch.Error {
 			err := apierrors.FromObject(event.Object)
