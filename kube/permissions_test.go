@@ -102,6 +102,25 @@ subjects: [{kind: ServiceAccount, namespace: NAMESPACE, name: robot}]
 	require.ErrorAs(t, err, &missing)
 	require.ErrorContains(t, err, "create configmaps in the namespace "+c.namespace)
 	assert.NotContains(t, err.Error(), "namespaces;")
+
+	reader := c.robot("reader")
+	c.create(strings.NewReplacer("NAMESPACE", c.namespace).Replace(`apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: reader, namespace: NAMESPACE}
+rules:
+- {apiGroups: [""], resources: [configmaps, secrets], verbs: [get, list]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: reader, namespace: NAMESPACE}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: reader}
+subjects: [{kind: ServiceAccount, namespace: NAMESPACE, name: reader}]
+`))
+	before := c.live("/api/v1/namespaces/" + c.namespace + "/configmaps/grimoire-app").GetResourceVersion()
+	_, err = reader.Rollback(t.Context(), kube.RollbackOptions{Name: "app", To: 1})
+	require.ErrorAs(t, err, &missing)
+	require.ErrorContains(t, err, "patch configmaps in the namespace "+c.namespace)
+	assert.Equal(t, before, c.live("/api/v1/namespaces/"+c.namespace+"/configmaps/grimoire-app").GetResourceVersion(), "nothing is changed")
 }
 
 func TestPermissionManifests(t *testing.T) {

@@ -687,7 +687,7 @@ type RollbackOptions struct {
 }
 
 // Rollback puts back a good revision of a release, waits until it is live, and deletes what came after it. Hooks do not run: what
-// they did to a database, say, stays. An error after something was changed is a *DeployError.
+// they did to a database, say, stays. What the login may not is told before anything is changed; an error after that is a *DeployError.
 func (c *Client) Rollback(ctx context.Context, o RollbackOptions) (Revision, error) {
 	d := &deployment{client: c, options: DeployOptions{Name: o.Name, KeepRemoved: o.KeepRemoved, Timeout: o.Timeout, Progress: o.Progress}}
 	if err := d.options.validate(); err != nil {
@@ -707,6 +707,13 @@ func (c *Client) Rollback(ctx context.Context, o RollbackOptions) (Revision, err
 	}
 	objects, err := target.objects()
 	if err != nil {
+		return Revision{}, err
+	}
+	run, err := c.newApplyRun(ctx, d.members(objects), ApplyOptions{Force: true, DryRun: true})
+	if err != nil {
+		return Revision{}, d.denied(ctx, err, objects)
+	}
+	if err := d.mayDeploy(ctx, run.objects, run); err != nil {
 		return Revision{}, err
 	}
 	r := Record{Image: target.Image, Commit: target.Commit, Began: time.Now().Unix()}

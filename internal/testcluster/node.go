@@ -16,7 +16,7 @@ import (
 type Node struct {
 	Dir, Kubernetes                 string
 	APIPort, EtcdPort, EtcdPeerPort int
-	ControlPlane                    bool
+	ControlPlane, Durable           bool
 	// CgroupRoot is below what the kubelet makes its control groups.
 	CgroupRoot string
 	// Plugins is the folder of the CNI plugins.
@@ -41,10 +41,10 @@ func (n Node) PKI(name string) string { return n.Path("pki", name) }
 // Server is the URL of the API server, seen from inside.
 func (n Node) Server() string { return fmt.Sprintf("https://127.0.0.1:%d", n.APIPort) }
 
-// Etcd returns the arguments of etcd. It is not asked to survive the machine.
+// Etcd returns the arguments of etcd.
 func (n Node) Etcd() []string {
 	client, peer := fmt.Sprintf("http://127.0.0.1:%d", n.EtcdPort), fmt.Sprintf("http://127.0.0.1:%d", n.EtcdPeerPort)
-	return []string{"etcd", "--data-dir=" + n.Path("etcd"), "--unsafe-no-fsync", "--log-level=warn",
+	return []string{"etcd", "--data-dir=" + n.Path("etcd"), fmt.Sprintf("--unsafe-no-fsync=%t", !n.Durable), "--log-level=warn",
 		"--listen-client-urls=" + client, "--advertise-client-urls=" + client,
 		"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer, "--initial-cluster=default=" + peer}
 }

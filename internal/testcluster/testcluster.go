@@ -48,6 +48,9 @@ type Options struct {
 	Dir string
 	// ControlPlane leaves the node out.
 	ControlPlane bool
+	// Durable has etcd answer a write once it is on the disk, as it does where it is to survive the machine: for measurements. Default:
+	// it does not wait for that.
+	Durable bool
 	// Detach keeps the cluster, once it is ready, when the program that started it ends; sandbox.Down ends it.
 	Detach bool
 	// Until is the id of a process with which a detached one ends too; default none.
@@ -149,7 +152,7 @@ func start(ctx context.Context, o Options, exe string) (_ *Cluster, err error) {
 	if err != nil {
 		return nil, err
 	}
-	n := Node{Dir: place.Dir, Kubernetes: exe, APIPort: apiPort, EtcdPort: etcdPort, EtcdPeerPort: etcdPeerPort, ControlPlane: o.ControlPlane}
+	n := Node{Dir: place.Dir, Kubernetes: exe, APIPort: apiPort, EtcdPort: etcdPort, EtcdPeerPort: etcdPeerPort, ControlPlane: o.ControlPlane, Durable: o.Durable}
 	c, admin, err := prepare(ctx, &n)
 	if err != nil {
 		return nil, errors.Join(err, place.Abandon())
