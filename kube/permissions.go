@@ -179,10 +179,14 @@ func merged(permissions []Permission) []Permission {
 // may asks for one permission, for the object of a name or for any. The review's format: https://kubernetes.io/docs/reference/kubernetes-api/authorization-resources/self-subject-access-review-v1/
 func (c *Client) may(ctx context.Context, p Permission, name string) (bool, error) {
 	resource, subresource, _ := strings.Cut(p.Resource, "/")
+	namespace := p.Namespace
+	if p.Group == "" && resource == "namespaces" {
+		namespace = name // a role in it may be for it
+	}
 	body, err := json.Marshal(map[string]any{
 		"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
 		"spec": map[string]any{"resourceAttributes": map[string]any{
-			"verb": p.Verb, "group": p.Group, "resource": resource, "subresource": subresource, "namespace": p.Namespace, "name": name,
+			"verb": p.Verb, "group": p.Group, "resource": resource, "subresource": subresource, "namespace": namespace, "name": name,
 		}},
 	})
 	if err != nil {
