@@ -61,6 +61,7 @@ func TestDiagnose(t *testing.T) {
 		{name: "image's name", pod: pull("InvalidImageName", "x"), after: atOnce, want: "mend the image's name"},
 		{name: "pulling", pod: podWith("state: {waiting: {reason: ContainerCreating}}"), after: never, waits: "1 pod not ready",
 			events: []kube.TestEvent{{UID: "p", Reason: "Pulling", Message: "Pulling image"}}},
+		{name: "pulling at first", pod: pending, after: never, waits: "1 pod pulling images", events: []kube.TestEvent{{UID: "p", Reason: "Pulling", Message: "Pulling image"}}},
 		{name: "Secret not there", pod: pull("CreateContainerConfigError", `secret "login" not found`), after: atOnce, want: "add it to the manifests"},
 		{name: "Secret that an operator may make", pod: pull("CreateContainerConfigError", `secret "login" not found`), around: kube.Around{Operators: true},
 			after: 30 * time.Second, want: "add it to the manifests"},

@@ -69,6 +69,32 @@ func TestClusterRollsBack(t *testing.T) {
 	assert.Equal(t, []string{"four"}, c.versions())
 }
 
+// The controller repeats what an older revision was refused, and that its deadline has passed; neither is said of the one that mends it.
+func TestClusterMends(t *testing.T) {
+	image := needs.App(t)
+	good := appManifest(image, 1, environment("one"), "")
+	t.Run("what was refused", func(t *testing.T) {
+		c := newCluster(t)
+		c.run("label", "namespace", c.namespace, "pod-security.kubernetes.io/enforce=baseline")
+		_, err := c.deploy(strings.Replace(good, "      containers:", "      hostPID: true\n      containers:", 1), kube.DeployOptions{})
+		require.ErrorContains(t, err, "violates PodSecurity")
+		_, err = c.deploy(good, kube.DeployOptions{Rollback: true})
+		require.NoError(t, err)
+	})
+	t.Run("what was late", func(t *testing.T) {
+		c := newCluster(t)
+		_, err := c.deploy(good, kube.DeployOptions{})
+		require.NoError(t, err)
+		late := strings.Replace(appManifest(image, 1, map[string]string{"VERSION": "two", "UNREADY": "yes"}, ""), "replicas: 1", "replicas: 1\n  progressDeadlineSeconds: 5", 1)
+		late = strings.Replace(late, "  progressDeadlineSeconds: 10\n", "", 1)
+		_, err = c.deploy(late, kube.DeployOptions{})
+		require.ErrorContains(t, err, "ProgressDeadlineExceeded")
+		_, err = c.Rollback(t.Context(), kube.RollbackOptions{Name: "app", Timeout: time.Minute})
+		require.NoError(t, err)
+		assert.Equal(t, []string{"one"}, c.versions())
+	})
+}
+
 // What was there before the first deployment of ours is put back field by field; what others have set stays.
 func TestClusterRollsBackTheFirstTime(t *testing.T) {
 	c := newCluster(t)
