@@ -20,11 +20,20 @@ import (
 
 // Observed is an object as it is in the cluster.
 type Observed struct {
+	// Object is what is declared. A hook has the name of its Job for the image.
 	Object *Object
-	// Result is its status; Failed where it is not there.
+	// Result is its status; Failed where it is not there, unless it is a hook.
 	Result Result
+	// Hook is whether it is a Job that runs once for each image; see HookAnnotation.
+	Hook bool
 	// Pods are those of a workload, also those on their way out, by name.
 	Pods []Pod
+}
+
+// Good reports whether Client.Deploy would call the object good: it is there and has not failed, and if Client.Wait waits for its kind,
+// it is current. An Ingress without an address, say, is good, and so is a claim that waits for its first consumer.
+func (o Observed) Good() bool {
+	return o.Result.State == Current || o.Result.State != Failed && !waitsFor(o.Object)
 }
 
 // Pod is a pod of a workload.
@@ -43,18 +52,31 @@ type Container struct {
 	Restarts    int64
 }
 
-// Observe reads the live objects with their pods. It changes nothing.
-func (c *Client) Observe(ctx context.Context, objects []*Object) ([]Observed, error) {
-	run, err := c.newApplyRun(ctx, objects, ApplyOptions{})
+// Observe reads the live objects with their pods. It changes nothing. image is the one that they were deployed with, as DeployOptions has it,
+// by which hooks are found. A hook need not be there: its Job may have been removed since it ran.
+func (c *Client) Observe(ctx context.Context, objects []*Object, image string) ([]Observed, error) {
+	rest, hooks, err := splitHooks(objects, image)
+	if err != nil {
+		return nil, err
+	}
+	jobs := make(map[*Object]bool, len(hooks))
+	for _, h := range hooks {
+		jobs[h.object] = true
+		rest = append(rest, h.object)
+	}
+	run, err := c.newApplyRun(ctx, rest, ApplyOptions{})
 	if err != nil {
 		return nil, err
 	}
 	observed := make([]Observed, len(run.objects))
 	err = each(len(run.objects), func(i int) error {
 		o := run.objects[i]
-		observed[i] = Observed{Object: o, Result: failed("it is not in the cluster")}
+		observed[i] = Observed{Object: o, Result: failed("it is not in the cluster"), Hook: jobs[o]}
 		u := run.live[o]
 		if u == nil {
+			if jobs[o] {
+				observed[i].Result = current("it runs once for each image, and no Job is there for this one")
+			}
 			return nil
 		}
 		observed[i].Result = Status(u)

@@ -2,6 +2,7 @@ package kube_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/grimoire-build/grimoire/internal/needs"
 	"github.com/grimoire-build/grimoire/kube"
@@ -20,7 +22,7 @@ func TestClusterObserveAndLogs(t *testing.T) {
 	objects := c.apply(appManifest(image, 2, environment("one"), "") + "---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: there}}\n")
 	require.NoError(t, c.Wait(t.Context(), objects, kube.WaitOptions{Timeout: time.Minute}))
 	objects = append(objects, load(t, "{apiVersion: v1, kind: ConfigMap, metadata: {name: missing}}")...)
-	observed, err := c.Observe(t.Context(), objects)
+	observed, err := c.Observe(t.Context(), objects, "")
 	require.NoError(t, err)
 	require.Len(t, observed, 3)
 	states := map[string]kube.Result{}
@@ -53,6 +55,81 @@ func TestClusterObserveAndLogs(t *testing.T) {
 	stranger := kube.Pod{Namespace: c.namespace, Name: "nobody", Containers: []kube.Container{{Name: "app"}}}
 	err = c.Logs(t.Context(), []kube.Pod{stranger}, kube.LogOptions{}, note)
 	require.ErrorContains(t, err, "reading the log of the container app of Pod/nobody")
+}
+
+// What a deployment calls live is good, and nothing else is.
+func TestObserveAsDeploymentsDo(t *testing.T) {
+	s := newAPIServer(t)
+	s.kinds["networking.k8s.io/v1"] = []metav1.APIResource{{Kind: "Ingress", Name: "ingresses", Namespaced: true}}
+	s.kinds["v1"] = append(s.kinds["v1"], metav1.APIResource{Kind: "PersistentVolumeClaim", Name: "persistentvolumeclaims", Namespaced: true})
+	client := s.connect("shop")
+	declared := func(more string) []*kube.Object {
+		return load(t, strings.Replace(hookManifest, "IMAGE", "pay", 1)+settingsMaps("1", "there")+`---
+{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {name: pay}, spec: {}}
+---
+{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: data}, spec: {}}
+`+more)
+	}
+	observe := func(image, more string) map[string]string {
+		observed, err := client.Observe(t.Context(), declared(more), image)
+		require.NoError(t, err)
+		states := map[string]string{}
+		for _, o := range observed {
+			states[o.Object.String()] = fmt.Sprintf("%s, good %v, hook %v: %s", o.Result.State, o.Good(), o.Hook, o.Result.Message)
+		}
+		return states
+	}
+	const job = "/apis/batch/v1/namespaces/shop/jobs/migrate-1111111111"
+	options := kube.DeployOptions{Name: "pay", Image: payImage("1")}
+	done := make(chan error, 1)
+	go func() {
+		_, err := client.Deploy(t.Context(), declared(""), options)
+		done <- err
+	}()
+	for path := range s.watching {
+		if path == job {
+			break
+		}
+	}
+	assert.Equal(t, "in progress, good false, hook true: ", strings.SplitAfter(observe(payImage("1"), "")["Job/migrate-1111111111"], ": ")[0])
+	s.setStatus(job, "{succeeded: 1, conditions: [{type: Complete, status: \"True\"}]}")
+	require.NoError(t, <-done)
+
+	history, err := client.History(t.Context(), "pay")
+	require.NoError(t, err)
+	assert.Equal(t, payImage("1"), history.Image())
+	assert.Equal(t, map[string]string{
+		"Job/migrate-1111111111":     "current, good true, hook true: complete",
+		"ConfigMap/there":            "current, good true, hook false: there is nothing to wait for",
+		"Ingress/pay":                "in progress, good true, hook false: it has no address yet; a controller of the cluster has to give it one",
+		"PersistentVolumeClaim/data": "in progress, good true, hook false: not bound yet; it may wait for the first pod that uses it",
+		"ConfigMap/missing":          "failed, good false, hook false: it is not in the cluster",
+		"Job/also":                   "failed, good false, hook false: it is not in the cluster",
+	}, observe(history.Image(), settingsMaps("1", "missing")+"---\n{apiVersion: batch/v1, kind: Job, metadata: {name: also}}\n"))
+	assert.Equal(t, "current, good true, hook true: it runs once for each image, and no Job is there for this one", observe(payImage("2"), "")["Job/migrate-2222222222"])
+	plan, err := client.Plan(t.Context(), declared(""), options)
+	require.NoError(t, err)
+	assert.True(t, plan.Empty())
+	s.setStatus(job, "{failed: 1, conditions: [{type: Failed, status: \"True\", reason: BackoffLimitExceeded}]}")
+	assert.Contains(t, observe(payImage("1"), "")["Job/migrate-1111111111"], "failed, good false, hook true: ")
+}
+
+// After a roll-back, what was deployed last is not what is live.
+func TestHistoryImage(t *testing.T) {
+	revisions := []kube.Revision{{Number: 2, Image: payImage("2")}, {Number: 1, Image: payImage("1")}}
+	for _, tt := range []struct {
+		name string
+		last kube.Record
+		want string
+	}{
+		{"never deployed", kube.Record{}, ""},
+		{"live", kube.Record{Phase: kube.Live, Image: payImage("2"), Revision: 2}, payImage("2")},
+		{"failed", kube.Record{Phase: kube.Unfinished, Image: payImage("3"), Revision: 2}, payImage("3")},
+		{"rolled back", kube.Record{Phase: kube.Undone, Image: payImage("3"), Revision: 1}, payImage("1")},
+		{"rolled back to what is forgotten", kube.Record{Phase: kube.Undone, Image: payImage("3")}, payImage("3")},
+	} {
+		assert.Equal(t, tt.want, kube.History{Last: tt.last, Revisions: revisions}.Image(), tt.name)
+	}
 }
 
 func TestClusterPlan(t *testing.T) {

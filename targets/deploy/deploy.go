@@ -123,13 +123,16 @@ func releaseName(name string) string {
 
 // runningPods names the pods that run the image. That they cannot be listed is no failure of the deployment.
 func runningPods(ctx context.Context, client *kube.Client, objects []*kube.Object, image string) []string {
-	observed, err := client.Observe(ctx, objects)
+	observed, err := client.Observe(ctx, objects, image)
 	if err != nil {
 		zerolog.Ctx(ctx).Debug().Err(err).Msg("the pods are not known")
 		return nil
 	}
 	var names []string
 	for _, o := range observed {
+		if o.Hook {
+			continue // it has ended
+		}
 		for _, pod := range o.Pods {
 			runs := slices.ContainsFunc(pod.Containers, func(c kube.Container) bool { return c.Image == image })
 			if runs && !pod.Leaving && pod.Result.State == kube.Current {

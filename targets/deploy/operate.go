@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -72,18 +73,19 @@ func revisionNumber(s targets.Service) (int, error) {
 }
 
 // Status prints what is deployed: the last deployment and how it ended, each object with its state, the pods, and the revisions that
-// Rollback can go back to. It fails where something is not as it should be.
+// Rollback can go back to. It fails where something is missing or has failed, and where what Deploy waits for is not current. A hook is the
+// Job of the image that is deployed, and may be gone.
 func Status(ctx context.Context) error {
 	return targets.RunStage(ctx, "status", func(ctx context.Context, s targets.Service) error {
 		objects, client, err := prepare(ctx, s)
 		if err != nil {
 			return err
 		}
-		observed, err := client.Observe(ctx, objects)
+		release, err := client.History(ctx, releaseName(s.Name))
 		if err != nil {
 			return err
 		}
-		release, err := client.History(ctx, releaseName(s.Name))
+		observed, err := client.Observe(ctx, objects, release.Image())
 		if err != nil {
 			return err
 		}
@@ -99,7 +101,7 @@ func Status(ctx context.Context) error {
 	}, nil)
 }
 
-// writeStatus writes the tables, and returns what is not current.
+// writeStatus writes the tables, and returns what is not good.
 func writeStatus(text *strings.Builder, service string, release kube.History, observed []kube.Observed) (bad []string) {
 	last := release.Last
 	switch {
@@ -128,7 +130,7 @@ func writeStatus(text *strings.Builder, service string, release kube.History, ob
 			}
 			fmt.Fprintf(table, "  %s\t%s\t%s\n", pod.Name, state, firstLine(pod.Result.Message)+restarts(pod))
 		}
-		if o.Result.State != kube.Current {
+		if !o.Good() {
 			bad = append(bad, o.Object.String())
 		}
 	}
@@ -167,7 +169,11 @@ func Logs(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		observed, err := client.Observe(ctx, objects)
+		image, err := hooksImage(ctx, client, s, objects)
+		if err != nil {
+			return err
+		}
+		observed, err := client.Observe(ctx, objects, image)
 		if err != nil {
 			return err
 		}
@@ -182,4 +188,14 @@ func Logs(ctx context.Context) error {
 			_ = stage.Result(stage.Mask(pod.Name + " " + container + ": " + text)) // where stdout is gone, the next signal ends it
 		})
 	}, nil)
+}
+
+// hooksImage is the image by which the hooks among the objects are found; empty where there is none.
+func hooksImage(ctx context.Context, client *kube.Client, s targets.Service, objects []*kube.Object) (string, error) {
+	isHook := func(o *kube.Object) bool { _, ok := o.GetAnnotations()[kube.HookAnnotation]; return ok }
+	if !slices.ContainsFunc(objects, isHook) {
+		return "", nil // and the login need not be able to read more than the pods
+	}
+	release, err := client.History(ctx, releaseName(s.Name))
+	return release.Image(), err
 }

@@ -6,6 +6,8 @@ import (
 	"io"
 	"strings"
 
+	"github.com/rs/zerolog"
+
 	"github.com/grimoire-build/grimoire/internal/process"
 	"github.com/grimoire-build/grimoire/internal/stage"
 	"github.com/grimoire-build/grimoire/kube"
@@ -13,7 +15,8 @@ import (
 )
 
 // Diff shows what Deploy would change in the cluster, as the API server answers in a dry run. Nothing is changed, built or
-// pushed: the image is DEPLOY_IMAGE, or what the manifests name. The values of Secrets are masked.
+// pushed: the image is DEPLOY_IMAGE, or the one that is deployed, or before there is one, what the manifests name. The values of Secrets
+// are masked.
 func Diff(ctx context.Context) error {
 	return targets.RunStage(ctx, "diff", func(ctx context.Context, s targets.Service) error {
 		objects, client, err := prepare(ctx, s)
@@ -21,10 +24,8 @@ func Diff(ctx context.Context) error {
 			return err
 		}
 		options := options(s)
-		if options.Image = s.Deploy.Image; options.Image != "" {
-			if _, err := kube.SetImage(objects, options.Image); err != nil {
-				return err
-			}
+		if options.Image, err = setDiffImage(ctx, client, s, objects); err != nil {
+			return err
 		}
 		plan, err := client.Plan(ctx, objects, options)
 		if err != nil {
@@ -36,6 +37,22 @@ func Diff(ctx context.Context) error {
 		}
 		return show(ctx, plan)
 	}, nil)
+}
+
+// setDiffImage sets the image that Diff compares with, and returns it; empty where the objects stay as they are.
+func setDiffImage(ctx context.Context, client *kube.Client, s targets.Service, objects []*kube.Object) (string, error) {
+	if s.Deploy.Image != "" {
+		_, err := kube.SetImage(objects, s.Deploy.Image)
+		return s.Deploy.Image, err
+	}
+	release, err := client.History(ctx, releaseName(s.Name))
+	if err != nil || release.Image() == "" {
+		return "", err
+	}
+	if _, err := kube.SetImage(objects, release.Image()); err != nil { // the service's image may have been given another name since
+		zerolog.Ctx(ctx).Warn().Err(err).Msg("comparing with the images as the manifests name them, not with the one that is deployed")
+	}
+	return release.Image(), nil
 }
 
 // show prints what a deployment changes.
