@@ -4,7 +4,9 @@ package deploy
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -110,15 +112,26 @@ func options(s targets.Service) kube.DeployOptions {
 	}
 }
 
-// releaseName makes a name that Kubernetes takes of the service's.
-func releaseName(name string) string {
-	name = strings.Map(func(r rune) rune {
+// maxRelease is how long the name of a release may be.
+const maxRelease = 40
+
+// releaseName makes a name that Kubernetes takes of the service's. Where it cannot stay as it is, a hash of all of it tells it from that of
+// a service whose name becomes the same, since of two services with one release each would delete the other's objects.
+func releaseName(service string) string {
+	name := strings.Map(func(r rune) rune {
 		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
 			return r
 		}
 		return '-'
-	}, strings.ToLower(name))
-	return strings.Trim(name[:min(len(name), 40)], "-")
+	}, strings.ToLower(service))
+	name = strings.Trim(name, "-")
+	if name == service && len(name) <= maxRelease {
+		return name
+	}
+	sum := sha256.Sum256([]byte(service))
+	suffix := "-" + hex.EncodeToString(sum[:4])
+	name = strings.TrimRight(name[:min(len(name), maxRelease-len(suffix))], "-")
+	return strings.TrimPrefix(name+suffix, "-")
 }
 
 // runningPods names the pods that run the image. That they cannot be listed is no failure of the deployment.

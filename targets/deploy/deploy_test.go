@@ -1,0 +1,37 @@
+package deploy
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+)
+
+func TestReleaseName(t *testing.T) {
+	valid := regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$`) // as package kube has it
+	long := strings.Repeat("payment-", 5)
+	for _, same := range []string{"pay", "pay-api", "7", "pay2", long[:39]} {
+		assert.Equal(t, same, releaseName(same))
+	}
+	// Another hash would make another release of one that is live.
+	for name, want := range map[string]string{
+		"pay_api":       "pay-api-f995b57a",
+		"Pay":           "pay-723afa39",
+		"-pay":          "pay-1164ad3b",
+		"日本":            "cf2abf0c",
+		long + "one":    "payment-payment-payment-payment-",
+		long[:39] + "-": "payment-payment-payment-payment-",
+	} {
+		got := releaseName(name)
+		assert.Regexp(t, valid, got)
+		assert.Contains(t, got, want, name)
+	}
+	names := []string{"pay-api", "pay_api", "pay.api", "Pay-api", "-pay-api", "päy-api", "pöy-api", long + "one", long + "two", long, long[:39]}
+	releases := make(map[string]string)
+	for _, name := range names {
+		got := releaseName(name)
+		assert.Empty(t, releases[got], "%q and %q are one release", name, releases[got])
+		releases[got] = name
+	}
+}
