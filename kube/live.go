@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
 	"slices"
@@ -53,7 +54,9 @@ func (c *Client) WaitCommit(ctx context.Context, e Environment, commit, image st
 	if err != nil {
 		return fmt.Errorf("waiting for the commit: %w", err)
 	}
-	line := &lineage{ctx: ctx, environment: e, remote: remote, commit: commit, known: make(map[string]bool)}
+	asking, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	line := &lineage{ctx: asking, environment: e, remote: remote, commit: commit, known: make(map[string]bool), again: make(map[string]time.Time)}
 	defer line.close()
 	agents, err := c.agents(ctx, line, image)
 	if err != nil {
@@ -336,8 +339,9 @@ type lineage struct {
 
 	mu    sync.Mutex
 	known map[string]bool
+	again map[string]time.Time // from when on to ask again for what the repository did not tell
 	clone *gitClone
-	dir   string
+	dir   string // for the clone; empty before it is needed
 	asked bool   // for the default branch
 	usual string // that branch
 }
@@ -352,32 +356,48 @@ func (l *lineage) holds(revision string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	holds, ok := l.known[revision]
-	if !ok {
-		var err error
-		if holds, err = l.ask(ctx, revision); err != nil {
-			zerolog.Ctx(ctx).Debug().Err(err).Str("revision", revision).Msg("whether it holds the commit is not known")
-		}
-		l.known[revision] = holds
+	if ok || time.Now().Before(l.again[revision]) {
+		return holds
 	}
+	holds, err := l.ask(ctx, revision)
+	if err != nil { // the server may be out of reach for a moment, or not have yet what the agent was given by another
+		zerolog.Ctx(ctx).Debug().Err(err).Str("revision", revision).Msg("whether it holds the commit is not known")
+		l.again[revision] = time.Now().Add(rereadTime)
+		return false
+	}
+	l.known[revision] = holds
 	return holds
 }
 
 func (l *lineage) ask(ctx context.Context, revision string) (bool, error) {
-	if l.clone == nil {
-		dir, err := os.MkdirTemp("", "grimoire-environment-")
-		if err != nil {
-			return false, err
-		}
-		l.dir = dir
-		if l.clone, err = clone(ctx, l.remote, l.environment.Branch, filepath.Join(dir, "clone")); err != nil {
-			return false, err
-		}
-	}
-	if err := l.clone.deepen(ctx); err != nil {
+	if err := l.fetch(ctx); err != nil {
 		return false, err
 	}
 	_, err := l.clone.git(ctx, "merge-base", "--is-ancestor", l.commit, revision)
-	return err == nil, nil
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() == 1 {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// fetch brings the branch's history.
+func (l *lineage) fetch(ctx context.Context) (err error) {
+	if l.dir == "" {
+		if l.dir, err = os.MkdirTemp("", "grimoire-environment-"); err != nil {
+			return err
+		}
+	}
+	if l.clone == nil {
+		dir := filepath.Join(l.dir, "clone")
+		if err := os.RemoveAll(dir); err != nil { // of one that failed
+			return err
+		}
+		if l.clone, err = clone(ctx, l.remote, l.environment.Branch, dir); err != nil {
+			return err
+		}
+	}
+	return l.clone.deepen(ctx)
 }
 
 func (l *lineage) close() {

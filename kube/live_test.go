@@ -3,7 +3,9 @@ package kube_test
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -188,4 +190,39 @@ func TestWaitCommitBehindALaterOne(t *testing.T) {
 	s.setStatus("/apis/argoproj.io/v1alpha1/namespaces/shop/applications/pay", "{sync: {status: Synced, revision: "+parent+"}, health: {status: Healthy}}")
 	err = client.WaitCommit(t.Context(), e, commit.Hash, payImage("1"), kube.WaitOptions{Timeout: time.Second})
 	require.ErrorContains(t, err, "at revision "+parent[:12]+", not yet at "+commit.Hash[:12])
+}
+
+// That the repository is out of reach for a moment says nothing about the commit, and leaves nothing behind.
+func TestWaitCommitWhileTheRepositoryIsOutOfReach(t *testing.T) {
+	tmp := isolate(t)
+	repository := bare(t, map[string]string{"prod/pay.yaml": manifest("pay:v1")})
+	commit := deployed(t, kube.Environment{URL: "file://" + repository}, payImage("1"), "")
+	commitTo(t, repository, "main", map[string]string{"other.yaml": "a: b\n"})
+	later := git(t, repository, "rev-parse", "main")
+	for name, fail := range map[string]func(n int64) bool{
+		"at the clone": func(n int64) bool { return n <= 2 },
+		"at the fetch": func(n int64) bool { return n >= 3 && n <= 4 }, // a clone has two requests
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newAPIServer(t)
+			client := s.connect("shop")
+			_, err := client.Apply(t.Context(), load(t, agentDefinitions), kube.ApplyOptions{})
+			require.NoError(t, err)
+			var requests, failed atomic.Int64
+			url := gitServer(t, repository, func(http.ResponseWriter, *http.Request) {
+				if fail(requests.Add(1)) {
+					failed.Add(1)
+					panic(http.ErrAbortHandler)
+				}
+			})
+			text := strings.NewReplacer("ssh://git@HOST/shop/env.git", url, "HEAD", "main", "status: {STATUS}", "").Replace(argoManifest)
+			_, err = client.Apply(t.Context(), load(t, text), kube.ApplyOptions{})
+			require.NoError(t, err)
+			s.setStatus("/apis/argoproj.io/v1alpha1/namespaces/shop/applications/pay", "{sync: {status: Synced, revision: "+later+"}, health: {status: Healthy}}")
+			e := kube.Environment{URL: withUser(url, "t0ken"), Branch: "main", Path: "prod"}
+			require.NoError(t, client.WaitCommit(t.Context(), e, commit.Hash, payImage("1"), kube.WaitOptions{Timeout: 20 * time.Second}))
+			assert.NotZero(t, failed.Load())
+		})
+	}
+	requireEmpty(t, tmp)
 }
