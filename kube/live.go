@@ -42,6 +42,9 @@ var (
 //   - In all cases, and where neither is there, until the workloads in the client's namespace that run the image's repository run that
 //     image, and are current as Wait has it.
 //
+// What others apply is not known here, so that a Secret that is missing is given the time in which an operator may make it. Once a later
+// commit of the environment has brought another image of the repository, the waiting ends, with an error that names it.
+//
 // It is an error where there is none of these before the timeout, and where the login may see none of them, which is a *PermissionError at
 // once. What agents there are is looked up once, at the start. Errors are as Wait's are.
 func (c *Client) WaitCommit(ctx context.Context, e Environment, commit, image string, o WaitOptions) error {
@@ -58,6 +61,24 @@ func (c *Client) WaitCommit(ctx context.Context, e Environment, commit, image st
 	defer cancel()
 	line := &lineage{ctx: asking, environment: e, remote: remote, commit: commit, known: make(map[string]bool), again: make(map[string]time.Time)}
 	defer line.close()
+	guarded, end := line.guard(ctx, image)
+	defer end()
+	err = c.waitCommit(guarded, line, image, deadline, o)
+	var overtaken *overtakenError
+	if err != nil && errors.As(context.Cause(guarded), &overtaken) {
+		return fmt.Errorf("waiting for the commit: %w", overtaken)
+	}
+	return err
+}
+
+// unknownRelease is in the place of a release's objects that others apply: any operator may make what they need.
+var unknownRelease = func() []*Object {
+	u := &unstructured.Unstructured{}
+	u.SetGroupVersionKind(argoApplication)
+	return []*Object{{Unstructured: u}}
+}()
+
+func (c *Client) waitCommit(ctx context.Context, line *lineage, image string, deadline time.Time, o WaitOptions) error {
 	agents, err := c.agents(ctx, line, image)
 	if err != nil {
 		return fmt.Errorf("waiting for the commit: %w", err)
@@ -65,7 +86,7 @@ func (c *Client) WaitCommit(ctx context.Context, e Environment, commit, image st
 	for _, f := range agents.followers {
 		zerolog.Ctx(ctx).Info().Str("object", f.object.String()).Str("namespace", f.object.GetNamespace()).Msg("brings the repository to the cluster")
 	}
-	if err := c.wait(ctx, agents.followers, nil, o); err != nil {
+	if err := c.wait(ctx, agents.followers, unknownRelease, o); err != nil {
 		return err
 	}
 	o.Timeout = max(time.Until(deadline), time.Second)
@@ -74,7 +95,7 @@ func (c *Client) WaitCommit(ctx context.Context, e Environment, commit, image st
 		return err
 	}
 	o.Timeout = max(time.Until(deadline), time.Second)
-	return c.wait(ctx, workloads, nil, o)
+	return c.wait(ctx, workloads, unknownRelease, o)
 }
 
 // agents are what brings an environment to the cluster.
@@ -342,6 +363,7 @@ type lineage struct {
 	again map[string]time.Time // from when on to ask again for what the repository did not tell
 	clone *gitClone
 	dir   string // for the clone; empty before it is needed
+	seen  string // the newest commit that has been looked at, which has brought no other image
 	asked bool   // for the default branch
 	usual string // that branch
 }

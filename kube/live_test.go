@@ -226,3 +226,65 @@ func TestWaitCommitWhileTheRepositoryIsOutOfReach(t *testing.T) {
 	}
 	requireEmpty(t, tmp)
 }
+
+// Where a later commit has brought another image, ours may never be live.
+func TestWaitCommitThatIsSuperseded(t *testing.T) {
+	tmp := isolate(t)
+	s := newAPIServer(t)
+	client := s.connect("shop")
+	_, err := client.Apply(t.Context(), load(t, agentDefinitions), kube.ApplyOptions{})
+	require.NoError(t, err)
+	repository := bare(t, map[string]string{"prod/pay.yaml": manifest("pay:v1"), "prod/till.yaml": manifest("till:v1")})
+	e := kube.Environment{URL: "file://" + repository, Path: "prod"}
+	ours := deployed(t, e, payImage("1"), "").Hash
+	assert.Empty(t, kube.Overtaken(t.Context(), e, ours, payImage("1")))
+	commitTo(t, repository, "main", map[string]string{"prod/pay.yaml": "# by somebody\n" + manifest(payImage("1")), "prod/till.yaml": manifest("till:v2")})
+	assert.Empty(t, kube.Overtaken(t.Context(), e, ours, payImage("1")), "it holds ours still")
+	git(t, repository, "branch", "prod", "main")
+
+	deployed(t, e, payImage("2"), "")
+	deployed(t, e, payImage("1"), "")
+	assert.Empty(t, kube.Overtaken(t.Context(), e, ours, payImage("1")), "it holds ours again")
+	by := deployed(t, e, payImage("3"), "").Hash
+	commitTo(t, repository, "main", map[string]string{"prod/pay.yaml": "# by somebody else\n" + manifest(payImage("3"))})
+	want := ours[:12] + " is superseded: the commit " + by[:12] + " has brought " + payImage("3") + ", and what is live is up to that one"
+	assert.Equal(t, want, kube.Overtaken(t.Context(), e, ours, payImage("1")))
+	assert.Empty(t, kube.Overtaken(t.Context(), e, ours, "git.example.org/shop/other@"+digest), "another service")
+	assert.Empty(t, kube.Overtaken(t.Context(), kube.Environment{URL: e.URL, Branch: "prod", Path: "prod"}, by, payImage("3")), "a server that does not have ours yet")
+	assert.Empty(t, kube.Overtaken(t.Context(), kube.Environment{URL: tmp}, ours, payImage("1")))
+
+	text := strings.NewReplacer("ssh://git@HOST/shop/env.git", "file://"+repository, "status: {STATUS}", "").Replace(argoManifest)
+	_, err = client.Apply(t.Context(), load(t, text), kube.ApplyOptions{})
+	require.NoError(t, err)
+	s.setStatus("/apis/argoproj.io/v1alpha1/namespaces/shop/applications/pay", "{sync: {status: Synced, revision: "+git(t, repository, "rev-parse", ours+"^")+"}, health: {status: Healthy}}")
+	err = client.WaitCommit(t.Context(), e, ours, payImage("1"), kube.WaitOptions{Timeout: time.Minute})
+	require.EqualError(t, err, "waiting for the commit: "+want)
+	requireEmpty(t, tmp)
+}
+
+// What an agent applies beside the workload may have an operator make the Secret that it needs.
+func TestWaitCommitForWhatAnOperatorMakes(t *testing.T) {
+	s := newAPIServer(t)
+	client := s.connect("shop")
+	_, err := client.Apply(t.Context(), load(t, strings.ReplaceAll(`apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: pay}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: pay}}
+  template: {metadata: {labels: {app: pay}}, spec: {containers: [{name: app, image: IMAGE}]}}
+`, "IMAGE", payImage("1"))), kube.ApplyOptions{})
+	require.NoError(t, err)
+	const path = "/apis/apps/v1/namespaces/shop/statefulsets/pay"
+	_, err = client.Apply(t.Context(), load(t, strings.NewReplacer("UID", string(s.live(path).GetUID()), "IMAGE", payImage("1")).Replace(`apiVersion: v1
+kind: Pod
+metadata: {name: pay-0, labels: {app: pay}, ownerReferences: [{apiVersion: apps/v1, kind: StatefulSet, name: pay, uid: UID, controller: true}]}
+spec: {containers: [{name: app, image: IMAGE}]}
+`)), kube.ApplyOptions{})
+	require.NoError(t, err)
+	s.setStatus(path, "{replicas: 1}")
+	s.setStatus("/api/v1/namespaces/shop/pods/pay-0", `{phase: Pending, containerStatuses: [{name: app, state: {waiting: {reason: CreateContainerConfigError, message: 'secret "login" not found'}}}]}`)
+	err = client.WaitCommit(t.Context(), kube.Environment{URL: t.TempDir()}, "1234", payImage("1"), kube.WaitOptions{Timeout: 2 * time.Second})
+	require.ErrorContains(t, err, `secret "login" not found`, "it is told")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+}
