@@ -178,7 +178,7 @@ type Return struct {
 	// Repository is the image's name, "host/owner/name", with or without tag and digest.
 	Repository string
 	// To is the digest to go back to ("sha256:…"), which the environment has to have held, or a commit of the environment. Default: the
-	// image before the one that it holds.
+	// image before the one that it holds. Where that was gone back to, it is the one before it was first there, not the one that was left.
 	To string
 }
 
@@ -232,45 +232,125 @@ func (e Environment) rollback(ctx context.Context, g *gitClone, r Return, now ho
 	if revision, err := e.revisionOf(ctx, g, before); err == nil && revision != "" {
 		message += "Revision: " + revision + "\n"
 	}
+	message += returnTrailer + ": " + at + "\n"
 	return e.commit(ctx, g, before, wanted, message)
 }
+
+// returnTrailer names in a roll-back's message the commit that was gone back to.
+const returnTrailer = "Rolled-back-to"
 
 // earlier finds the image to go back to in the history of the files that name it, and the commit that held it.
 func (e Environment) earlier(ctx context.Context, g *gitClone, r Return, now holding) (image, commit string, err error) {
 	byDigest := strings.HasPrefix(r.To, "sha256:")
 	var commits []string
-	if r.To != "" && !byDigest {
-		commit, err := g.git(ctx, "rev-parse", "--quiet", "--verify", r.To+"^{commit}")
+	switch {
+	case r.To == "":
+		return g.before(ctx, r, now)
+	case byDigest:
+		commits, err = g.history(ctx, "HEAD", now.files)
+	default:
+		commit, err = g.git(ctx, "rev-parse", "--quiet", "--verify", r.To+"^{commit}")
 		if err != nil {
 			return "", "", fmt.Errorf("the last %d commits of %s have no %q; name a digest, or one of its commits", maxHistory, g.branch, r.To)
 		}
 		commits = []string{commit}
-	} else {
-		out, err := g.git(ctx, append([]string{"log", "--format=%H", "--"}, now.files...)...)
+	}
+	if err != nil {
+		return "", "", err
+	}
+	for _, commit := range commits {
+		images, err := g.imagesAt(ctx, commit, now.files, r.Repository)
 		if err != nil {
 			return "", "", err
 		}
-		commits = strings.Fields(out)
-	}
-	for _, commit := range commits {
-		for _, name := range now.files {
-			found, err := g.heldAt(ctx, commit, name, r.Repository)
-			if err != nil {
-				return "", "", err
-			}
-			for _, image := range found {
-				digest := splitImage(image).digest
-				if digest != "" && (byDigest && digest == r.To || !byDigest && (r.To != "" || digest != splitImage(now.image).digest)) {
-					return image, commit, nil
-				}
+		for _, image := range images {
+			if digest := splitImage(image).digest; digest != "" && (digest == r.To || !byDigest) {
+				return image, commit, nil
 			}
 		}
 	}
-	if r.To != "" {
-		return "", "", fmt.Errorf("%s held no image of %s by digest there; see `git log` of %s", r.To, r.Repository, strings.Join(now.files, ", "))
-	}
-	return "", "", fmt.Errorf("it has held no image but %s, as far as %d commits of %s tell; deploy an earlier commit of the source instead",
+	return "", "", fmt.Errorf("%s held no image of %s by digest there; see `git log` of %s", r.To, r.Repository, strings.Join(now.files, ", "))
+}
+
+// before finds the image that was there before the one that is there now, and the newest commit that held it. Where a roll-back has brought
+// the one that is there now, it looks on from the commit that was gone back to: what came after that one was to go.
+func (g *gitClone) before(ctx context.Context, r Return, now holding) (image, commit string, err error) {
+	digest := splitImage(now.image).digest
+	is := func(image string) bool { return splitImage(image).digest == digest }
+	none := fmt.Errorf("it has held no image but %s, as far as %d commits of %s tell; deploy an earlier commit of the source instead",
 		now.image, maxHistory, g.branch)
+	for from := "HEAD"; from != ""; {
+		commits, err := g.history(ctx, from, now.files)
+		if err != nil {
+			return "", "", err
+		}
+		brought := "" // by the oldest commit that holds it with no other in between
+		var image, commit string
+		for _, commit = range commits {
+			images, err := g.imagesAt(ctx, commit, now.files, r.Repository)
+			if err != nil {
+				return "", "", err
+			}
+			i := slices.IndexFunc(images, func(image string) bool { return !is(image) && splitImage(image).digest != "" })
+			if i >= 0 {
+				image = images[i]
+				break
+			}
+			if slices.ContainsFunc(images, is) {
+				brought = commit
+			}
+		}
+		if from, err = g.returnedTo(ctx, brought); err != nil {
+			return "", "", err
+		}
+		if from == "" && image != "" {
+			return image, commit, nil
+		}
+		if from != "" {
+			none = fmt.Errorf("it has gone back to %s, before which it held no image, as far as %d commits of %s tell; deploy an earlier commit of the source instead",
+				now.image, maxHistory, g.branch)
+		}
+	}
+	return "", "", none
+}
+
+// returnedTo returns the commit that a roll-back has gone back to; empty where the commit is none.
+func (g *gitClone) returnedTo(ctx context.Context, commit string) (string, error) {
+	if commit == "" {
+		return "", nil
+	}
+	to, err := g.git(ctx, "log", "-1", "--format=%(trailers:key="+returnTrailer+",valueonly,separator=%x20)", commit)
+	if err != nil || to == "" {
+		return "", err
+	}
+	// What is no ancestor has been rewritten since, or is too old.
+	if _, err := g.git(ctx, "merge-base", "--is-ancestor", "--end-of-options", to, commit+"^"); err != nil {
+		if ctx.Err() != nil {
+			return "", context.Cause(ctx)
+		}
+		return "", fmt.Errorf("it has been rolled back to %s, which the last %d commits of %s do not have; name the digest to go back to, or one of its commits",
+			to, maxHistory, g.branch)
+	}
+	return to, nil
+}
+
+// history lists the commits that have changed files, the newest first.
+func (g *gitClone) history(ctx context.Context, from string, files []string) ([]string, error) {
+	out, err := g.git(ctx, append([]string{"log", "--format=%H", from, "--"}, files...)...)
+	return strings.Fields(out), err
+}
+
+// imagesAt finds the images of a repository in files as they were at a commit.
+func (g *gitClone) imagesAt(ctx context.Context, commit string, files []string, repository string) ([]string, error) {
+	var images []string
+	for _, name := range files {
+		found, err := g.heldAt(ctx, commit, name, repository)
+		if err != nil {
+			return nil, err
+		}
+		images = append(images, found...)
+	}
+	return images, nil
 }
 
 // heldAt finds the images of a repository in a file as it was at a commit. What could not be read then held none.

@@ -119,6 +119,67 @@ func TestRollbackByCommit(t *testing.T) {
 	requireEmpty(t, tmp)
 }
 
+// Rolling back once more goes further back, and not to what was to go.
+func TestRollbackByCommitAgain(t *testing.T) {
+	const noMore = ", before which it held no image, as far as 1000 commits of main tell; deploy an earlier commit of the source instead"
+	tests := []struct {
+		name  string
+		steps []string // an image to deploy by the character of its digest, "back", "back to" a digest, or "edit"
+		want  string   // the characters of what each roll-back has brought
+		err   string
+	}{
+		{"two", []string{"1", "2", "back", "back"}, "1", "it has gone back to " + payImage("1") + noMore},
+		{"three", []string{"1", "2", "3", "back", "back", "back"}, "21", "it has gone back to " + payImage("1") + noMore},
+		{"with edits in between", []string{"1", "edit", "2", "edit", "3", "edit", "back", "edit", "back", "edit", "back"}, "21", "it has gone back to " + payImage("1") + noMore},
+		{"and a deployment in between", []string{"1", "2", "3", "back", "4", "back", "back"}, "221", ""},
+		{"of what had been bad", []string{"1", "2", "back", "2", "back", "back"}, "11", "it has gone back to " + payImage("1") + noMore},
+		{"after one to a digest", []string{"1", "2", "3", "back to 2", "back"}, "21", ""},
+		{"after one forward", []string{"1", "2", "back", "back to 2", "back"}, "121", ""},
+	}
+	isolate(t)
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			repository := bare(t, map[string]string{"pay.yaml": manifest("pay:v1")})
+			e := kube.Environment{URL: "file://" + repository}
+			var brought string
+			for i, step := range tt.steps {
+				what, to, _ := strings.Cut(step, " to ")
+				switch what {
+				case "edit":
+					commitTo(t, repository, "main", map[string]string{"pay.yaml": fmt.Sprintf("# edit %d\n", i) + git(t, repository, "show", "main:pay.yaml") + "\n"})
+				case "back":
+					back := kube.Return{Service: "pay", Repository: "git.example.org/shop/pay"}
+					if to != "" {
+						back.To = "sha256:" + strings.Repeat(to, 64)
+					}
+					commit, err := e.Rollback(t.Context(), back)
+					if i == len(tt.steps)-1 && tt.err != "" {
+						require.ErrorContains(t, err, tt.err)
+						continue
+					}
+					require.NoError(t, err)
+					brought += commit.Image[len(commit.Image)-1:]
+				default:
+					deployed(t, e, payImage(step), "")
+				}
+			}
+			assert.Equal(t, tt.want, brought)
+		})
+	}
+	t.Run("a history that was rewritten", func(t *testing.T) {
+		repository := bare(t, map[string]string{"pay.yaml": manifest(payImage("1"))})
+		commitTo(t, repository, "main", map[string]string{"pay.yaml": manifest(payImage("2"))})
+		e := kube.Environment{URL: "file://" + repository}
+		work := t.TempDir()
+		git(t, "", "clone", "--quiet", repository, work)
+		git(t, work, "revert", "--no-commit", "HEAD")
+		git(t, work, "-c", "user.name=somebody", "-c", "user.email=s@example.org", "commit", "--quiet", "-m", "Roll back pay\n\nRolled-back-to: "+strings.Repeat("a", 40))
+		git(t, work, "push", "--quiet")
+		_, err := e.Rollback(t.Context(), kube.Return{Service: "pay", Repository: "shop/pay"})
+		require.ErrorContains(t, err, "it has been rolled back to "+strings.Repeat("a", 40)+", which the last 1000 commits of main do not have; name the digest to go back to")
+	})
+}
+
 // Deployments, promotions and roll-backs of different services, all at once.
 func TestOperateConcurrently(t *testing.T) {
 	isolate(t)

@@ -21,7 +21,7 @@ import (
 // Rollback puts back the revision before the one that is live, or ROLLBACK_TO, and waits until it is live again. All of the
 // release is put back, not the workload alone; what came after it is deleted. Hooks do not run, so that a migrated database stays
 // migrated. `mage status` lists the revisions. With ENVIRONMENT_REPOSITORY set it commits the image that the environment held before,
-// or ROLLBACK_TO, a digest or one of its commits. The image that is live then is printed on stdout.
+// a second time the one before that, or ROLLBACK_TO, a digest or one of its commits. The image that is live then is printed on stdout.
 func Rollback(ctx context.Context) error {
 	return targets.RunStage(ctx, "rollback",
 		func(ctx context.Context, s targets.Service) error {
