@@ -184,11 +184,16 @@ func splitImage(image string) imageName {
 	return n
 }
 
-// imagePattern is the grammar of a reference by digest, as the distribution specification has it. That it is kept to matters:
-// the name is written into YAML.
-var imagePattern = regexp.MustCompile(`^(?:(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]+)?/)?` +
+// referencePattern is the grammar of a reference without its digest, as the distribution specification has it.
+const referencePattern = `(?:(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]+)?/)?` +
 	`[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*` +
-	`(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?@sha256:[0-9a-f]{64}$`)
+	`(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?`
+
+// imagePattern is a reference by digest. That its grammar is kept to matters: the name is written into YAML.
+var imagePattern = regexp.MustCompile(`^` + referencePattern + `@sha256:[0-9a-f]{64}$`)
+
+// anyImagePattern is any reference.
+var anyImagePattern = regexp.MustCompile(`^` + referencePattern + `(?:@[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[0-9a-zA-Z=_-]+)?$`)
 
 // parseImage takes apart the name of an image that is to be deployed, which has to be one by digest.
 func parseImage(image string) (imageName, error) {

@@ -20,7 +20,9 @@ import (
 // repository's; in Helm values, also those within a HelmRelease of Flux or an Application of Argo CD, a mapping "image" with a repository
 // and a digest or a tag; and what an Application gives to kustomize ("images") and to Helm ("parameters", such as image.repository
 // and image.tag), and as values in one text. The digest goes into digest, or else into the tag, as "tag@sha256:…" with the beginning of the
-// digest for the tag where image has none. No other text in YAML is looked into, such as a patch or the content of a ConfigMap.
+// digest for the tag where image has none. A text by itself is an image where its key is image or ends in Image, and it has a host, a tag or
+// a digest, so that the name of a picture is none; not in an object's metadata and status. No other text in YAML is looked into, such
+// as a patch or the content of a ConfigMap.
 //
 // It is an error if the file is not YAML, or if a place is written in a way that it cannot be replaced in, on several lines
 // for example. No place at all is no error.
@@ -103,7 +105,7 @@ func imagePlaces(name string, file []byte) ([]imagePlace, error) {
 		if isFlux(root) {
 			f.kustomization(orNull(lookUp(root, "spec").value))
 		}
-		return f.walk(root, 0)
+		return f.document(root)
 	})
 	return f.places, err
 }
@@ -111,10 +113,31 @@ func imagePlaces(name string, file []byte) ([]imagePlace, error) {
 type placeFinder struct {
 	source Source
 	places []imagePlace
-	inText bool // which a text in it is not looked into again
+	inText bool                // which a text in it is not looked into again
+	parts  map[*yaml.Node]bool // what the places consist of
+}
+
+func (f *placeFinder) document(root *yaml.Node) error {
+	if err := f.walk(root, 0); err != nil {
+		return err
+	}
+	// Last, since a text may be a part of something that says more.
+	f.plainImages(root, lookUp(root, "apiVersion").value != nil)
+	return nil
+}
+
+// partOf notes of what a place consists.
+func (f *placeFinder) partOf(values ...*yaml.Node) {
+	if f.parts == nil {
+		f.parts = make(map[*yaml.Node]bool)
+	}
+	for _, value := range values {
+		f.parts[value] = true
+	}
 }
 
 func (f *placeFinder) add(node *yaml.Node, image string, set func(*editor, string, imageName) error) {
+	f.partOf(node)
 	f.places = append(f.places, imagePlace{source: f.source.at(node.Line), image: image, set: set})
 }
 
@@ -155,11 +178,53 @@ func (f *placeFinder) containers(list *yaml.Node) {
 	for _, item := range list.Content {
 		value := lookUp(resolve(item), "image").value
 		if isText(value) {
-			f.add(value, value.Value, func(e *editor, image string, _ imageName) error {
-				return e.set(value, image)
-			})
+			f.addText(value)
 		}
 	}
+}
+
+// addText adds a text that is an image.
+func (f *placeFinder) addText(value *yaml.Node) {
+	f.add(value, value.Value, func(e *editor, image string, _ imageName) error {
+		return e.set(value, image)
+	})
+}
+
+// plainImages finds the texts in a node and all below it that are images by themselves, and that no other place is made of. inObject is
+// whether the document is an object of Kubernetes, whose metadata and status name no image to run.
+func (f *placeFinder) plainImages(node *yaml.Node, inObject bool) {
+	if isConfiguration(node) {
+		return
+	}
+	for i, below := range node.Content {
+		if node.Kind == yaml.MappingNode && i%2 == 1 {
+			key := node.Content[i-1].Value
+			if inObject && (key == "metadata" || key == "status") {
+				continue
+			}
+			if isImageKey(key) {
+				f.plainImage(resolve(below))
+			}
+		}
+		f.plainImages(below, inObject)
+	}
+}
+
+func (f *placeFinder) plainImage(value *yaml.Node) {
+	if !isText(value) || f.parts[value] || !anyImagePattern.MatchString(value.Value) {
+		return
+	}
+	if is := splitImage(value.Value); is.host != "" || is.tag != "" || is.digest != "" {
+		f.addText(value)
+	}
+}
+
+func isImageKey(key string) bool { return key == "image" || strings.HasSuffix(key, "Image") }
+
+// isConfiguration reports whether a node is a ConfigMap or a Secret.
+func isConfiguration(node *yaml.Node) bool {
+	kind := lookUp(node, "kind").value
+	return isText(kind) && (kind.Value == "ConfigMap" || kind.Value == "Secret") && lookUp(node, "apiVersion").value != nil
 }
 
 func (f *placeFinder) helmImage(node *yaml.Node) {
@@ -182,6 +247,7 @@ func (f *placeFinder) helmValues(repository, registry, tag, digest pair) {
 	} else if !isNull(tag.value) && tag.value.Value != "" {
 		image += ":" + tag.value.Value
 	}
+	f.partOf(registry.value, tag.value, digest.value)
 	f.add(repository.value, image, func(e *editor, _ string, wanted imageName) error {
 		name := wanted.repository()
 		if hasRegistry && wanted.host != "" {
@@ -241,6 +307,7 @@ func (f *placeFinder) kustomizeImage(entry *yaml.Node, certain bool) {
 	} else if newTag.isScalar() && !isNull(newTag.value) && newTag.value.Value != "" {
 		image += ":" + newTag.value.Value
 	}
+	f.partOf(name.value, newName.value, newTag.value, digest.value)
 	f.add(entry, image, func(e *editor, _ string, wanted imageName) error {
 		return setKustomizeImage(e, entry, wanted)
 	})
@@ -283,7 +350,7 @@ func (f *placeFinder) argoImages(kustomize *yaml.Node) {
 }
 
 // argoParameters finds the images that an Application of Argo CD gives to Helm one value after the other: the parameters P.repository
-// with P.tag or P.digest, and P.registry, of whatever P. Source: the type HelmParameter of argoproj.io/v1alpha1.
+// with P.tag or P.digest, and P.registry, of whatever P, and those that are an image by themselves. Source: the type HelmParameter of argoproj.io/v1alpha1.
 func (f *placeFinder) argoParameters(helm *yaml.Node) {
 	parameters := resolve(orNull(lookUp(helm, "parameters").value))
 	if parameters.Kind != yaml.SequenceNode {
@@ -297,6 +364,9 @@ func (f *placeFinder) argoParameters(helm *yaml.Node) {
 			continue
 		}
 		values[name.value.Value] = value
+		if last := name.value.Value[strings.LastIndexByte(name.value.Value, '.')+1:]; isImageKey(last) {
+			f.plainImage(value.value)
+		}
 		if prefix, ok := strings.CutSuffix(name.value.Value, "repository"); ok {
 			repositories = append(repositories, prefix)
 		}

@@ -31,7 +31,8 @@ func FuzzReplaceImageInLayouts(f *testing.F) {
 		"helm: {values: \"image: {repository: pay, tag: v1}\"}", "helm:\n  values: |\n\n   \timage: {repository: pay, tag: v1}\n", "helm:\n  values: >-\n    image: {repository: pay, tag: v1}\n",
 		"helm:\n  values: |2\n     image: {repository: pay, tag: v1}\n", "helm:\n  values: &v |\n    image: {repository: pay, tag: v1}\nkustomize:\n  helm: {values: *v}\n",
 		"helm: {values: |\n   image: {repository: pay, tag: v1}\n", "helm:\n  values: |+\n    containers:\n    - image: pay\u2028\n\n\n", "helm:\n- values: |\n    image:\n        repository: pay\n        tag:\n",
-		"helm:\n  values: |\n    helm:\n      values: |\n        image: {repository: pay, tag: v1}\n", "kustomize:\n  images:\n  - name: pay\n  - {name: pay, newTag: x}\n  - a=pay\n  - =pay\n  - pay=\n",
+		"helm:\n  values: |\n    helm:\n      values: |\n        image: {repository: pay, tag: v1}\n", "helm:\n  values: |\n    image: shop/pay:v1\n    jobImage: \"a.b/shop/pay@sha256:0\" # x\n",
+		"kustomize:\n  images:\n  - name: pay\n  - {name: pay, newTag: x}\n  - a=pay\n  - =pay\n  - pay=\n",
 	} {
 		f.Add([]byte(seed))
 	}
@@ -188,7 +189,8 @@ func valuesFile(repository, tag, digestBefore, registry, comment string, style u
 // FuzzValuesAsText puts values into an Application as one text: that must come to the same as editing them by themselves.
 func FuzzValuesAsText(f *testing.F) {
 	for _, seed := range []string{"image: {repository: pay, tag: v1}\n", "\n\n# x\nimage:\n    repository: pay # y\n    digest: ''\n\n\nz: 1", "a:\r\n  containers:\r\n  - image: 'pay'\r\n",
-		" image: {repository: pay, tag: v1}\n", "ü: |\n  x\nimage: {repository: pay, tag: \"\"}\n", "image: {repository: pay, tag: }\n\t\n", "\r..."} {
+		" image: {repository: pay, tag: v1}\n", "ü: |\n  x\nimage: {repository: pay, tag: \"\"}\n", "image: {repository: pay, tag: }\n\t\n", "\r...",
+		"image: shop/pay:v1 # x\nworker:\n  jobImage: 'a.b/shop/pay:v1'\n", "apiVersion: v1\nkind: X\nmetadata: {image: pay:v1}\nspec: {image: pay:v1}\n"} {
 		f.Add(seed, uint8(2), true)
 		f.Add(seed, uint8(7), false)
 	}

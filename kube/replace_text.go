@@ -19,7 +19,7 @@ func (f *placeFinder) argoValues(helm *yaml.Node) {
 	inner := &placeFinder{inText: true}
 	err := yamlDocuments("", []byte(text.Value), func(source Source, root *yaml.Node) error {
 		inner.source = source
-		return inner.walk(root, 0)
+		return inner.document(root)
 	})
 	if err != nil {
 		return
