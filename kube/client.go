@@ -20,6 +20,7 @@ import (
 	"github.com/rs/zerolog"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
+	_ "k8s.io/client-go/plugin/pkg/client/auth/oidc" // kubeconfigs log in by it; one package, and nothing that is not compiled anyway
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/clientcmd/api"
@@ -167,7 +168,7 @@ func (c *cancelled) Close() error {
 
 // load returns the connection and the context's namespace.
 func (c Config) load() (*rest.Config, string, error) {
-	kubeconfig, source, err := c.kubeconfig()
+	kubeconfig, files, source, err := c.kubeconfig()
 	if err != nil {
 		return nil, "", err
 	}
@@ -178,24 +179,28 @@ func (c Config) load() (*rest.Config, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	client := clientcmd.NewNonInteractiveClientConfig(*kubeconfig, name, &clientcmd.ConfigOverrides{}, nil)
+	client := clientcmd.NewNonInteractiveClientConfig(*kubeconfig, name, &clientcmd.ConfigOverrides{}, files)
 	config, err := client.ClientConfig()
 	if err != nil {
 		return nil, "", fmt.Errorf("the context %q of %s: %w", name, source, withoutLogins(err))
 	}
+	if provider := config.AuthProvider; provider != nil && provider.Name != "oidc" {
+		return nil, "", fmt.Errorf("the context %q of %s logs in by the auth-provider %q, which clients have given up; have a program do it, "+
+			"in the user's exec: gke-gcloud-auth-plugin, or kubelogin", name, source, provider.Name)
+	}
 	return config, kubeconfig.Contexts[name].Namespace, nil
 }
 
-// kubeconfig reads the first kubeconfig there is, and says what it read. It returns nil where there is none to read and none
-// was named.
-func (c Config) kubeconfig() (*api.Config, string, error) {
+// kubeconfig reads the first kubeconfig there is, and says what it read, and the files where a login keeps what it was given anew; nil for what is
+// in memory. It returns no config where there is none to read and none was named.
+func (c Config) kubeconfig() (config *api.Config, files clientcmd.ConfigAccess, source string, err error) {
 	if len(c.Data) > 0 {
 		config, err := clientcmd.Load(c.Data)
 		if err != nil {
-			return nil, "", errors.New("the kubeconfig that was given as data cannot be read; set it to what " +
+			return nil, nil, "", errors.New("the kubeconfig that was given as data cannot be read; set it to what " +
 				"`kubectl config view --raw --minify --flatten` prints")
 		}
-		return config, "the kubeconfig that was given as data", nil
+		return config, nil, "the kubeconfig that was given as data", nil
 	}
 	paths, named := []string{c.Kubeconfig}, "Config.Kubeconfig"
 	if c.Kubeconfig == "" {
@@ -205,7 +210,7 @@ func (c Config) kubeconfig() (*api.Config, string, error) {
 	if len(paths) == 0 {
 		home, err := os.UserHomeDir()
 		if err != nil {
-			return nil, "", nil // a pod without a home
+			return nil, nil, "", nil // a pod without a home
 		}
 		paths, named = []string{filepath.Join(home, ".kube", "config")}, ""
 	}
@@ -213,19 +218,18 @@ func (c Config) kubeconfig() (*api.Config, string, error) {
 		_, err := os.Stat(path)
 		return errors.Is(err, os.ErrNotExist)
 	})
-	source := strings.Join(paths, ", ")
+	source = strings.Join(paths, ", ")
 	if len(present) == 0 {
 		if named == "" {
-			return nil, "", nil
+			return nil, nil, "", nil
 		}
-		return nil, "", fmt.Errorf("there is no kubeconfig %s, which %s names; write it there, or name another", source, named)
+		return nil, nil, "", fmt.Errorf("there is no kubeconfig %s, which %s names; write it there, or name another", source, named)
 	}
 	rules := &clientcmd.ClientConfigLoadingRules{Precedence: present}
-	config, err := rules.Load()
-	if err != nil {
-		return nil, "", fmt.Errorf("the kubeconfig %s cannot be read; see what `kubectl config view` says of it", source)
+	if config, err = rules.Load(); err != nil {
+		return nil, nil, "", fmt.Errorf("the kubeconfig %s cannot be read; see what `kubectl config view` says of it", source)
 	}
-	return config, "the kubeconfig " + source, nil
+	return config, rules, "the kubeconfig " + source, nil
 }
 
 // choose returns the name of the context to use.
