@@ -39,7 +39,7 @@ func Rollback(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			revision, err := client.Rollback(ctx, kube.RollbackOptions{Name: releaseName(s.Name), To: to, Timeout: s.Deploy.Timeout})
+			revision, err := client.Rollback(ctx, kube.RollbackOptions{Name: releaseName(s.Name), To: to, KeepRemoved: s.Deploy.KeepRemoved, Timeout: s.Deploy.Timeout})
 			if err != nil {
 				return err
 			}
