@@ -160,7 +160,7 @@ func NothingLeft(t testing.TB) (check func()) {
 	}
 	return func() {
 		t.Helper()
-		const patience = 20 * time.Second
+		const patience = time.Minute
 		for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
 			now, err := leaks.Since(before)
 			switch {
@@ -180,12 +180,59 @@ func hold(t testing.TB, alone bool) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	holdIn(t, dir, alone)
+}
+
+func holdIn(t testing.TB, dir string, alone bool) {
+	t.Helper()
+	// Who holds it together with others must not come to the gate again: it may be closed by one that waits for just this test to end.
+	if !alone && holders.has(dir, t.Name()) {
+		return
+	}
 	// Who wants it alone keeps the gate closed, so that the others do not come in for ever.
 	gate := lockFile(t, filepath.Join(dir, "infrastructure.gate"), alone)
 	lockFile(t, filepath.Join(dir, "infrastructure.lock"), alone)
 	if !alone {
 		gate.Close()
+		holders.add(dir, t.Name())
+		t.Cleanup(func() { holders.remove(dir, t.Name()) })
 	}
+}
+
+// holding are the tests of this process that hold a folder's lock together with others, each for the tests below it too.
+type holding struct {
+	mu    sync.Mutex
+	tests map[holder]bool
+}
+
+type holder struct{ dir, test string }
+
+var holders = holding{tests: map[holder]bool{}}
+
+func (h *holding) add(dir, test string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.tests[holder{dir, test}] = true
+}
+
+func (h *holding) remove(dir, test string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.tests, holder{dir, test})
+}
+
+// has reports whether the test, or one that it is below, holds the lock.
+func (h *holding) has(dir, test string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for !h.tests[holder{dir, test}] {
+		i := strings.LastIndexByte(test, '/')
+		if i < 0 {
+			return false
+		}
+		test = test[:i]
+	}
+	return true
 }
 
 // lockFile locks a file until the test has ended or the file is closed.
