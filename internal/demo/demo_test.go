@@ -127,7 +127,7 @@ func TestDemo(t *testing.T) {
 		default:
 		}
 		return strings.Contains(account.String(), "What to try next")
-	}, 5*time.Minute, 50*time.Millisecond, "no account")
+	}, 10*time.Minute, 50*time.Millisecond, "no account")
 
 	t.Run("the image can be pulled by digest while it runs", func(t *testing.T) {
 		digest, err := name.NewDigest(reference.FindString(account.String()))

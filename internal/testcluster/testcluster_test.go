@@ -80,7 +80,7 @@ func TestControlPlane(t *testing.T) {
 	kubectl(t, c, "create", "deployment", "app", "--image=app:1")
 	require.Eventually(t, func() bool {
 		return strings.Contains(kubectl(t, c, "get", "pods", "--output=wide"), "Pending")
-	}, 20*time.Second, 100*time.Millisecond, "the controllers make its pod")
+	}, time.Minute, 100*time.Millisecond, "the controllers make its pod")
 	assert.Empty(t, kubectl(t, c, "get", "nodes", "--output=name"))
 	require.NoError(t, c.Stop())
 	nothingLeft()

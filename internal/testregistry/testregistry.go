@@ -36,7 +36,7 @@ const Address = "::1"
 const program = "docker-registry"
 
 // starting is how long a registry may take until it answers.
-const starting = 20 * time.Second
+const starting = time.Minute
 
 // Options say what registry Start starts. The zero value is one that anybody may push to over plain HTTP.
 type Options struct {
