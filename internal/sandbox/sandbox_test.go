@@ -177,9 +177,9 @@ func TestWhatIsWrittenIsTheSandboxsOwn(t *testing.T) {
 			for group in $(ls -d /sys/fs/cgroup/` + sandbox.CgroupName(dir) + ` /sys/fs/cgroup/*/` + sandbox.CgroupName(dir) + ` 2>/dev/null); do
 				mkdir $group/inner
 			done
-			setsid sleep 1000 & setsid sh -c 'trap "" TERM INT HUP; sleep 1000' &
+			setsid sleep 1002 & setsid sh -c 'trap "" TERM INT HUP; sleep 1002' &
 			echo kept > kept
-			echo done; sleep 1000`},
+			echo done; sleep 1002`},
 	})
 	lines := bufio.NewScanner(s.Stdout)
 	require.True(t, lines.Scan(), s.Log())
@@ -195,7 +195,7 @@ func TestWhatIsWrittenIsTheSandboxsOwn(t *testing.T) {
 	require.NoError(t, s.Stop())
 	assert.NoDirExists(t, dir)
 	nothingLeft()
-	out, err := exec.Command("pgrep", "-f", "sleep 1000").Output()
+	out, err := exec.Command("pgrep", "-f", "sleep 1002").Output()
 	require.Error(t, err, "still there: %s", out)
 }
 
