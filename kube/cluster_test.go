@@ -161,7 +161,7 @@ kind: Deployment
 metadata: {name: app}
 spec:
   replicas: %d
-  progressDeadlineSeconds: 10
+  progressDeadlineSeconds: 60
   selector: {matchLabels: {app: app}}
   strategy: {rollingUpdate: {maxSurge: 1, maxUnavailable: 0}}
   template:
@@ -174,6 +174,11 @@ spec:
         env: [%s]
         readinessProbe: {httpGet: {path: /ready, port: 8080}, periodSeconds: 1, failureThreshold: 1}
 %s`, replicas, image, strings.Join(env, ", "), more)
+}
+
+// withDeadline has the Deployment of appManifest fail when it makes no progress for some seconds.
+func withDeadline(manifest string, seconds int) string {
+	return strings.Replace(manifest, "progressDeadlineSeconds: 60", fmt.Sprintf("progressDeadlineSeconds: %d", seconds), 1)
 }
 
 func (c *realCluster) apply(manifest string) []*kube.Object {
@@ -232,8 +237,9 @@ spec: {selector: {app: app}, ports: [{port: 80, targetPort: 8080}]}
 
 func TestClusterFailingReadiness(t *testing.T) {
 	c := newCluster(t)
-	objects := c.apply(appManifest(needs.App(t), 1, map[string]string{"UNREADY": "yes"}, ""))
-	err := c.Wait(t.Context(), objects, kube.WaitOptions{Timeout: time.Minute})
+	// The pod has to run by then.
+	objects := c.apply(withDeadline(appManifest(needs.App(t), 1, map[string]string{"UNREADY": "yes"}, ""), 30))
+	err := c.Wait(t.Context(), objects, kube.WaitOptions{Timeout: 2 * time.Minute})
 	require.ErrorContains(t, err, "ProgressDeadlineExceeded")
 	pods := c.pods()
 	require.Len(t, pods, 1)
@@ -282,9 +288,9 @@ func TestClusterWaitsForEachKind(t *testing.T) {
 func TestClusterWaitEnds(t *testing.T) {
 	c := newCluster(t)
 	objects := c.apply(appManifest(needs.App(t), 1, map[string]string{"UNREADY": "yes"}, ""))
-	err := c.Wait(t.Context(), objects, kube.WaitOptions{Timeout: 3 * time.Second})
+	err := c.Wait(t.Context(), objects, kube.WaitOptions{Timeout: 10 * time.Second})
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.ErrorContains(t, err, "not current after 3s: Deployment/app")
+	require.ErrorContains(t, err, "not current after 10s: Deployment/app")
 	require.ErrorContains(t, err, "0 of 1 replicas available")
 
 	why := errors.New("Ctrl-C")

@@ -26,9 +26,7 @@ func releaseNumber(image string, n int, broken bool) (manifests string, names []
 	if broken {
 		environment["EXIT"] = "3"
 	}
-	// Nothing here is about a deadline, which a busy machine would miss.
-	workload := strings.Replace(appManifest(image, 1, environment, ""), "progressDeadlineSeconds: 10", "progressDeadlineSeconds: 60", 1)
-	return manifests + workload, names
+	return manifests + appManifest(image, 1, environment, ""), names
 }
 
 // A deployment is killed at random moments, also while it rolls back: the next one succeeds, nothing is orphaned, and what is not ours

@@ -41,7 +41,7 @@ func TestClusterRollsBack(t *testing.T) {
 	require.NoError(t, err)
 
 	broken := map[string]string{"VERSION": "two", "UNREADY": "yes"}
-	_, err = c.deploy(settings("two")+settingsMaps("two", "new")+"---\n"+appManifest(image, 2, broken, ""), kube.DeployOptions{Rollback: true})
+	_, err = c.deploy(settings("two")+settingsMaps("two", "new")+"---\n"+withDeadline(appManifest(image, 2, broken, ""), 10), kube.DeployOptions{Rollback: true})
 	var failed *kube.DeployError
 	require.ErrorAs(t, err, &failed)
 	var waited *kube.WaitError
@@ -53,7 +53,7 @@ func TestClusterRollsBack(t *testing.T) {
 	assert.Equal(t, []string{"one", "one"}, c.versions())
 	assert.Equal(t, map[string]string{"settings": "one"}, present(t, c), "all of the release, not the workload alone")
 
-	_, err = c.deploy(settings("three")+"---\n"+appManifest(image, 2, broken, ""), kube.DeployOptions{})
+	_, err = c.deploy(settings("three")+"---\n"+withDeadline(appManifest(image, 2, broken, ""), 10), kube.DeployOptions{})
 	require.ErrorAs(t, err, &failed)
 	assert.False(t, failed.RolledBack)
 	assert.ErrorContains(t, err, "what was applied stays")
@@ -105,7 +105,7 @@ func TestClusterRollsBackTheFirstTime(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, c.Wait(t.Context(), objects, kube.WaitOptions{Timeout: time.Minute}))
 
-	ours := appManifest(image, 2, map[string]string{"VERSION": "ours", "UNREADY": "yes"}, "")
+	ours := withDeadline(appManifest(image, 2, map[string]string{"VERSION": "ours", "UNREADY": "yes"}, ""), 10)
 	_, err = c.deploy(settingsMaps("ours", "new")+"---\n"+ours, kube.DeployOptions{Rollback: true, Force: true})
 	var failed *kube.DeployError
 	require.ErrorAs(t, err, &failed)
@@ -119,7 +119,7 @@ func TestClusterRollsBackTheFirstTime(t *testing.T) {
 
 func TestClusterNothingToRollBackTo(t *testing.T) {
 	c := newCluster(t)
-	_, err := c.deploy(appManifest(needs.App(t), 1, map[string]string{"UNREADY": "yes"}, ""), kube.DeployOptions{Rollback: true})
+	_, err := c.deploy(withDeadline(appManifest(needs.App(t), 1, map[string]string{"UNREADY": "yes"}, ""), 10), kube.DeployOptions{Rollback: true})
 	require.ErrorContains(t, err, "not rolled back: there is no good revision of app to roll back to; it has never been live")
 }
 

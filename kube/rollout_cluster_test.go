@@ -60,7 +60,7 @@ spec:
   template:
     metadata: {labels: {app: NAME}}
     spec:
-      terminationGracePeriodSeconds: 40
+      terminationGracePeriodSeconds: 75
       containers:
       - name: app
         image: IMAGE
@@ -71,7 +71,7 @@ spec:
 
 // drain is how long a pod of these tests serves on, in milliseconds: longer than an API server is away, since nobody hears before it
 // is back that the pod is to go.
-const drain = "25000"
+const drain = "60000"
 
 // load is what clients in the cluster tell of their requests.
 type clientLoad struct {
