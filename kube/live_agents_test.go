@@ -1,7 +1,6 @@
 package kube_test
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -81,7 +80,7 @@ func TestWaitCommitByWhatAgentsSay(t *testing.T) {
 		{"a Kustomization with the image before", kube.Environment{}, []agent{{source, fetched}, {strings.Replace(overlay, "path:", "images: [{name: pay, newName: shop/pay, newTag: v1}], path:", 1), fluxLive}},
 			"Kustomization/pay: it is to run shop/pay:v1, not yet sha256:1111"},
 		{"a Kustomization's old failure", kube.Environment{}, []agent{{source, fetched}, {overlay,
-			"{lastAttemptedRevision: main@sha1:OURS, conditions: [{type: Ready, status: \"False\", reason: BuildFailed, message: of before, observedGeneration: 0}]}"}}, "not current after"},
+			"{lastAttemptedRevision: main@sha1:OURS, conditions: [{type: Ready, status: \"False\", reason: BuildFailed, message: of before, observedGeneration: 0}]}"}}, "Kustomization/pay: at no revision, not yet at OURS12"},
 		{"a source that cannot be fetched", kube.Environment{}, []agent{{source, "{artifact: {revision: main@sha1:BEFORE}, conditions: [{type: Ready, status: \"False\", reason: GitOperationFailed, message: authentication required}]}"},
 			{overlay, strings.ReplaceAll(fluxLive, "OURS", "BEFORE")}}, "Kustomization/pay: at main@sha1:BEFORE, not yet at OURS12; GitRepository/env: GitOperationFailed: authentication required"},
 		{"a source of a tag", kube.Environment{}, []agent{{strings.Replace(source, "branch: main", "tag: v1", 1), ""}, {overlay, ""}}, "nothing brings the repository to the cluster"},
@@ -109,8 +108,8 @@ func TestWaitCommitByWhatAgentsSay(t *testing.T) {
 		{"a release of Helm that is not seen yet", kube.Environment{}, []agent{{holdingDigest(helmRelease, "1", ""), strings.Replace(helmReady, "{", "{observedGeneration: 0, ", 1)}}, "seen generation 0, not yet 1"},
 		{"a release of Helm", kube.Environment{}, []agent{{holdingDigest(helmRelease, "1", ""), helmReady}}, ""},
 		{"a release of Helm that fails", kube.Environment{}, []agent{{holdingDigest(helmRelease, "1", ""), failing(", observedGeneration: 1")}}, "failed: HelmRelease/pay: Flux could not release it: UpgradeFailed: Helm upgrade failed"},
-		{"a release of Helm that failed before", kube.Environment{}, []agent{{holdingDigest(helmRelease, "1", ""), failing(", observedGeneration: 0")}}, "not current after"},
-		{"a release of Helm that tries again", kube.Environment{}, []agent{{holdingDigest(helmRelease, "1", ", upgrade: {remediation: {retries: 3}}"), failing(", observedGeneration: 1")}}, "not current after"},
+		{"a release of Helm that failed before", kube.Environment{}, []agent{{holdingDigest(helmRelease, "1", ""), failing(", observedGeneration: 0")}}, "HelmRelease/pay: not released yet: no reason given"},
+		{"a release of Helm that tries again", kube.Environment{}, []agent{{holdingDigest(helmRelease, "1", ", upgrade: {remediation: {retries: 3}}"), failing(", observedGeneration: 1")}}, "HelmRelease/pay: not ready: UpgradeFailed: Helm upgrade failed"},
 		{"a release of Helm that has given up", kube.Environment{}, []agent{{holdingDigest(helmRelease, "1", ", upgrade: {remediation: {retries: 3}}"),
 			strings.Replace(failing(", observedGeneration: 1"), "[", "[{type: Stalled, status: \"True\", reason: RetriesExceeded, message: after 4 attempts, observedGeneration: 1}, ", 1)}}, "failed: HelmRelease/pay: Flux could not release it: UpgradeFailed: Helm upgrade failed"},
 	}
@@ -141,15 +140,16 @@ func TestWaitCommitByWhatAgentsSay(t *testing.T) {
 			if e.Path == "" {
 				e.Path = "prod"
 			}
-			err = client.WaitCommit(t.Context(), e, commit.Hash, payImage("1"), kube.WaitOptions{Timeout: 1500 * time.Millisecond})
+			if tt.want != "" && !strings.Contains(tt.want, "could not") {
+				waitCommitInVain(t, client, e, commit.Hash, payImage("1"), values.Replace(tt.want))
+				return
+			}
+			err = client.WaitCommit(t.Context(), e, commit.Hash, payImage("1"), kube.WaitOptions{Timeout: time.Minute})
 			if tt.want == "" {
 				require.NoError(t, err)
 				return
 			}
 			require.ErrorContains(t, err, values.Replace(tt.want))
-			if !strings.Contains(tt.want, "could not") {
-				require.ErrorIs(t, err, context.DeadlineExceeded)
-			}
 		})
 	}
 }
@@ -171,10 +171,8 @@ metadata: {name: of-before}
 spec: {suspend: true, template: {spec: {restartPolicy: Never, containers: [{name: app, image: OTHER}]}}}
 `))
 	e := kube.Environment{URL: t.TempDir()}
-	require.NoError(t, c.WaitCommit(t.Context(), e, "1234", app, kube.WaitOptions{Timeout: 20 * time.Second}))
-	err := c.WaitCommit(t.Context(), e, "1234", repository+"@sha256:"+strings.Repeat("8", 64), kube.WaitOptions{Timeout: 2 * time.Second})
-	require.ErrorContains(t, err, "CronJob/settle: it runs "+app+", not yet sha256:8888")
-	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.NoError(t, c.WaitCommit(t.Context(), e, "1234", app, kube.WaitOptions{Timeout: time.Minute}))
+	waitCommitInVain(t, c.Client, e, "1234", repository+"@sha256:"+strings.Repeat("8", 64), "CronJob/settle: it runs "+app+", not yet sha256:8888")
 }
 
 // What the login may not see must not stand in the way of what it sees; and where it sees nothing, that is said.
@@ -183,7 +181,7 @@ func TestClusterWaitCommitWithFewRights(t *testing.T) {
 	app := needs.App(t)
 	robot := c.robot("robot")
 	e := kube.Environment{URL: t.TempDir()}
-	err := robot.WaitCommit(t.Context(), e, "1234", app, kube.WaitOptions{Timeout: 20 * time.Second})
+	err := robot.WaitCommit(t.Context(), e, "1234", app, kube.WaitOptions{Timeout: time.Minute})
 	require.ErrorContains(t, err, "whether it is live cannot be known")
 	require.ErrorContains(t, err, "list deployments.apps in the namespace "+c.namespace)
 	c.create(`apiVersion: rbac.authorization.k8s.io/v1

@@ -124,5 +124,5 @@ func TestLongLinesAreReadOnce(t *testing.T) {
 		require.NoError(t, err)
 	}
 	assert.Equal(t, 16<<20, all)
-	assert.Less(t, time.Since(begun), 5*time.Second)
+	assert.Less(t, time.Since(begun), 30*time.Second)
 }

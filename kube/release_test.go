@@ -343,11 +343,17 @@ func deployAtOnce(t *testing.T, s server) {
 func TestDeploySuperseded(t *testing.T) {
 	s := newAPIServer(t)
 	slow, fast := s.connect("shop"), s.connect("shop")
-	begun, goOn := make(chan bool, 1), make(chan bool)
+	begun, taken, goOn := make(chan bool, 1), make(chan bool, 1), make(chan bool)
 	s.setFault(func(_ http.ResponseWriter, r *http.Request) bool {
-		if r.Method == http.MethodPatch && strings.HasSuffix(r.URL.Path, "/slow-0") && r.URL.Query().Get("dryRun") == "" {
+		switch {
+		case r.Method == http.MethodPatch && strings.HasSuffix(r.URL.Path, "/slow-0") && r.URL.Query().Get("dryRun") == "":
 			begun <- true
 			<-goOn
+		case r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, "/configmaps/grimoire-pay"): // the slow one has created it
+			select {
+			case taken <- true:
+			default:
+			}
 		}
 		return false
 	})
@@ -363,6 +369,11 @@ func TestDeploySuperseded(t *testing.T) {
 		_, err := fast.Deploy(t.Context(), load(t, settingsMaps("fast", "fast")), kube.DeployOptions{Name: "pay", Image: "pay@sha256:" + strings.Repeat("a", 64)})
 		fastEnded <- err
 	}()
+	select {
+	case <-taken:
+	case err := <-fastEnded:
+		require.Fail(t, "the fast one has not taken over", "%v", err)
+	}
 	time.Sleep(1500 * time.Millisecond) // longer than a claim is relied on
 	close(goOn)
 	err := <-ended

@@ -261,7 +261,8 @@ func TestWaitResumes(t *testing.T) {
 }
 
 func TestWaitTimeout(t *testing.T) {
-	w := wait(t, deployment+"---\n{apiVersion: batch/v1, kind: Job, metadata: {name: migrate}}\n", kube.WaitOptions{Timeout: time.Second})
+	t.Parallel() // it mostly waits
+	w := wait(t, deployment+"---\n{apiVersion: batch/v1, kind: Job, metadata: {name: migrate}}\n", kube.WaitOptions{Timeout: 10 * time.Second})
 	<-w.watching
 	<-w.watching
 	w.setStatus("/apis/batch/v1/namespaces/shop/jobs/migrate", `{conditions: [{type: Complete, status: "True"}]}`)
@@ -270,12 +271,13 @@ func TestWaitTimeout(t *testing.T) {
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	var unready *kube.WaitError
 	require.ErrorAs(t, err, &unready)
-	assert.Equal(t, time.Second, unready.Timeout)
-	assert.EqualError(t, err, fmt.Sprintf("waiting for the rollout: not current after 1s: Deployment/pay (%s): 1 of 2 replicas updated; "+
+	assert.Equal(t, 10*time.Second, unready.Timeout)
+	assert.EqualError(t, err, fmt.Sprintf("waiting for the rollout: not current after 10s: Deployment/pay (%s): 1 of 2 replicas updated; "+
 		"look at what `kubectl describe` says of it, or allow more time", w.objects[0].Source))
 }
 
 func TestWaitTimeoutSaysWhatTheTroubleIs(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := newAPIServer(t)
 	client := s.connect("shop")
 	objects := load(t, deployment)
@@ -285,7 +287,7 @@ func TestWaitTimeoutSaysWhatTheTroubleIs(t *testing.T) {
 		fail(w, 500, "InternalError", "etcd is on fire", nil)
 		return true
 	})
-	err = client.Wait(t.Context(), objects, kube.WaitOptions{Timeout: 300 * time.Millisecond})
+	err = client.Wait(t.Context(), objects, kube.WaitOptions{Timeout: 10 * time.Second})
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	assert.ErrorContains(t, err, "its status could not be read")
 	assert.ErrorContains(t, err, "etcd is on fire")
