@@ -90,6 +90,9 @@ type Pipeline struct {
 
 	publishing sync.Mutex // of the reports, lest an older one come last
 
+	watching sync.Mutex // never taken while mu is held
+	watchers int        // how many stages are active, or their reports yet to be written
+
 	mu       sync.Mutex
 	turns    *sync.Cond // tells of turns that are given back
 	running  int        // how many stages have a turn
@@ -146,10 +149,10 @@ func New(o Options) *Pipeline {
 
 // begin makes s one of the active stages, which a signal and the time limit of ctx stop, until end.
 func (p *Pipeline) begin(ctx context.Context, s *stage, cancel context.CancelCauseFunc) {
+	p.watch()
 	p.mu.Lock()
 	s.cancel = cancel
 	if p.active++; p.active == 1 {
-		p.stops.watch(p.stop, p.kill)
 		p.show()
 	}
 	p.mu.Unlock()
@@ -157,6 +160,23 @@ func (p *Pipeline) begin(ctx context.Context, s *stage, cancel context.CancelCau
 		cancel(why)
 	}
 	p.stops.before(ctx, p.stop)
+}
+
+// watch watches for what stops the run, until unwatch was called as often.
+func (p *Pipeline) watch() {
+	p.watching.Lock()
+	defer p.watching.Unlock()
+	if p.watchers++; p.watchers == 1 {
+		p.stops.watch(p.stop, p.kill)
+	}
+}
+
+func (p *Pipeline) unwatch() {
+	p.watching.Lock()
+	defer p.watching.Unlock()
+	if p.watchers--; p.watchers == 0 {
+		p.stops.unwatch()
+	}
 }
 
 // warn tells, once, what was wrong with the options.
@@ -234,8 +254,9 @@ func (p *Pipeline) verdict(ctx context.Context, s *stage, err error) (result rep
 	}
 }
 
-// end writes down how s ended and lets everybody know who waits for it.
-func (p *Pipeline) end(ctx context.Context, s *stage, err error, log zerolog.Logger) {
+// end writes down how s ended, lets everybody know who waits for it, and returns its error. An outermost stage that ended well although
+// the run was stopped meanwhile, or while its report was written, says so to mage, which would go on with the next target.
+func (p *Pipeline) end(ctx context.Context, s *stage, err error, log zerolog.Logger) error {
 	result, reason, serr := p.verdict(ctx, s, err)
 	p.mu.Lock()
 	s.record.End = time.Now()
@@ -274,14 +295,19 @@ func (p *Pipeline) end(ctx context.Context, s *stage, err error, log zerolog.Log
 	p.mu.Lock()
 	close(s.done)
 	if p.active--; p.active == 0 {
-		p.stops.unwatch()
 		p.printer.show("")
 	}
 	over := p.over(s)
 	p.mu.Unlock()
-	if s.parent == nil {
-		p.publish(over, log)
+	if s.parent != nil {
+		p.unwatch()
+		return s.err
 	}
+	p.publish(over, log)
+	if why := p.stops.why(); why != nil && s.err == nil {
+		return why
+	}
+	return s.err
 }
 
 // breakOff notes that s has failed and ends the stages beside it, which no longer matter: what needed them both cannot run.
@@ -429,7 +455,8 @@ func (p *Pipeline) maskAll(texts []string) []string {
 	return masked
 }
 
-// publish writes the reports of the run so far, and its account where it is over.
+// publish writes the reports of the run so far, ends the stage's watch, lest a signal leave half of one, and gives the run's account
+// where it is over.
 func (p *Pipeline) publish(over bool, log zerolog.Logger) {
 	p.publishing.Lock()
 	defer p.publishing.Unlock()
@@ -444,6 +471,7 @@ func (p *Pipeline) publish(over bool, log zerolog.Logger) {
 			}
 		}
 	}
+	p.unwatch()
 	p.traced().Progress(run)
 	if !over {
 		return

@@ -184,8 +184,7 @@ func (p *Pipeline) Run(ctx context.Context, name string, body func(context.Conte
 	ctx = process.WithObserver(ctx, s.observe)
 	p.warn(log)
 
-	p.end(ctx, s, p.perform(ctx, s, body, set), log)
-	return s.err
+	return p.end(ctx, s, p.perform(ctx, s, body, set), log)
 }
 
 // perform waits for the stage's turn, and runs body or its plan.

@@ -47,7 +47,7 @@ func stoppedBy(s os.Signal) *Stopped {
 	return &Stopped{Why: fmt.Sprintf("got the signal %q", s), Code: code}
 }
 
-// stops watches for what stops a run while stages are active: the first SIGINT, SIGTERM or SIGHUP, and the end of the
+// stops watches for what stops a run while stages are active, and their reports are written: the first SIGINT, SIGTERM or SIGHUP, and the end of the
 // parent process. Mage passes on no more than SIGINT, leaves the compiled magefile behind when anything else ends it, and
 // exits at the deadline without a wait for what is being stopped.
 type stops struct {
@@ -55,6 +55,7 @@ type stops struct {
 	first   *Stopped
 	stopped chan struct{} // closed when first is set
 	quit    context.CancelFunc
+	over    chan struct{} // closed when the watch has ended
 }
 
 // watch begins to watch, and calls stop once, with what came first. At a second signal it calls kill and ends the process.
@@ -65,42 +66,56 @@ func (s *stops) watch(stop func(*Stopped), kill func(grace time.Duration)) {
 		s.stopped = make(chan struct{})
 	}
 	ctx, quit := context.WithCancel(context.Background())
-	s.quit = quit
+	over := make(chan struct{})
+	s.quit, s.over = quit, over
 	got := make(chan os.Signal, 2)
 	signal.Notify(got, signals...)
 	gone := parent.Gone(ctx)
+	take := func(sig os.Signal) {
+		why := stoppedBy(sig)
+		if !s.set(why, stop) {
+			grace := lastGrace
+			if sig == syscall.SIGTERM { // as from a run around this one, which waits no longer
+				grace = 0
+			}
+			kill(grace)
+			os.Exit(why.Code)
+		}
+		// The second must not reach mage, which would exit and leave the children to themselves.
+		signal.Reset(signals...)
+		signal.Notify(got, signals...)
+	}
 	go func() {
-		defer signal.Stop(got)
+		defer close(over)
 		for {
 			select {
 			case sig := <-got:
-				why := stoppedBy(sig)
-				if !s.set(why, stop) {
-					grace := lastGrace
-					if sig == syscall.SIGTERM { // as from a run around this one, which waits no longer
-						grace = 0
-					}
-					kill(grace)
-					os.Exit(why.Code)
-				}
-				// The second must not reach mage, which would exit and leave the children to themselves.
-				signal.Reset(signals...)
-				signal.Notify(got, signals...)
+				take(sig)
 			case <-gone:
 				gone = nil
 				s.set(&Stopped{Why: "the process that started it is gone", Code: signalCode + int(syscall.SIGHUP)}, stop)
 			case <-ctx.Done():
-				return
+				for {
+					signal.Stop(got)
+					select {
+					case sig := <-got: // it came before that
+						take(sig)
+					default:
+						return
+					}
+				}
 			}
 		}
 	}()
 }
 
-// unwatch ends the watch: no stage is active, and signals do what they do elsewhere.
+// unwatch ends the watch, and waits for that: no stage is active, and signals do what they do elsewhere.
 func (s *stops) unwatch() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.quit()
+	quit, over := s.quit, s.over
+	s.mu.Unlock()
+	quit()
+	<-over
 }
 
 // set reports whether why is the first reason to stop.
