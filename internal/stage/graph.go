@@ -77,7 +77,7 @@ func (p *Pipeline) take(ctx context.Context, s *stage) error {
 
 // stalled reports whether the stages that run seem to wait for something themselves.
 func (p *Pipeline) stalled() bool {
-	if time.Since(p.lastTurn) < patience {
+	if time.Since(p.lastTurn) < p.patience {
 		return false
 	}
 	for _, s := range p.order {

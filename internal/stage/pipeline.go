@@ -74,15 +74,16 @@ func isDry(value string) bool {
 
 // Pipeline holds the stages of a run.
 type Pipeline struct {
-	printer *printer
-	masker  *mask.Masker
-	traced  func() *telemetry.Telemetry // begins with the first call
-	dryRun  bool
-	limit   int
-	start   time.Time
-	targets []string
-	table   bool
-	forge   forge.Forge
+	printer  *printer
+	masker   *mask.Masker
+	traced   func() *telemetry.Telemetry // begins with the first call
+	dryRun   bool
+	limit    int
+	patience time.Duration // see the constant
+	start    time.Time
+	targets  []string
+	table    bool
+	forge    forge.Forge
 	// workspace is the folder that annotations are relative to.
 	workspace string
 	warning   error
@@ -120,6 +121,7 @@ func New(o Options) *Pipeline {
 		masker:    &mask.Masker{},
 		dryRun:    o.DryRun,
 		limit:     o.Limit,
+		patience:  patience,
 		start:     time.Now(),
 		targets:   o.Targets,
 		table:     !o.NoTable,

@@ -139,7 +139,7 @@ func TestRunCountsItsOwnTimeAlone(t *testing.T) {
 	p.Report(folder)
 	err := p.Run(t.Context(), "outer", func(ctx context.Context) error {
 		return p.Run(ctx, "inner", func(context.Context) error {
-			time.Sleep(50 * time.Millisecond)
+			time.Sleep(time.Second)
 			stage.Made(ctx, "not mine")
 			return nil
 		})
