@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -106,8 +107,12 @@ func TestExport(t *testing.T) {
 		paths = append(paths, r.URL.Path)
 		assert.Equal(t, "application/x-protobuf", r.Header.Get("Content-Type"))
 	}
-	assert.Equal(t, []string{"/base/v1/traces", "/base/v1/traces", "/base/v1/traces", "/base/v1/traces", "/base/v1/metrics"}, paths)
+	assert.GreaterOrEqual(t, len(paths), 5)
+	assert.Equal(t, []string{"/base/v1/traces", "/base/v1/metrics"}, slices.Compact(paths))
 	assert.Empty(t, c.bodies[0], "the first request is empty")
+	for _, body := range c.bodies {
+		assert.LessOrEqual(t, bytes.Count(body, []byte("span ")), batch)
+	}
 	assert.Contains(t, string(c.bodies[1]), "span 0")
 	assert.Contains(t, string(c.bodies[1]), "service.name")
 }
@@ -214,7 +219,7 @@ func TestExportWithoutCollector(t *testing.T) {
 			t.Parallel()
 			begin := time.Now()
 			told := export(t, 1, env("OTEL_EXPORTER_OTLP_ENDPOINT", tt.url, "OTEL_EXPORTER_OTLP_TIMEOUT", "300"))
-			assert.Less(t, time.Since(begin), last+time.Second)
+			assert.Less(t, time.Since(begin), last+30*time.Second)
 			assert.False(t, told.Answered)
 			assert.Contains(t, told.Problem, tt.want)
 			assert.NotContains(t, told.Problem, "password")
