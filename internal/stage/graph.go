@@ -91,24 +91,23 @@ func (p *Pipeline) stalled() bool {
 // look is how often stages are looked at that may wait in mage's dependency functions, while others wait for a turn.
 const look = 20 * time.Millisecond
 
-// wait waits until a turn may have become free.
+// wait waits until a turn may have become free. One alarm is for all who wait: many that wake each other leave nobody time to work.
 func (p *Pipeline) wait() {
-	alarm := time.AfterFunc(look, func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.lookForWaiting()
-		p.turns.Broadcast()
-	})
-	defer alarm.Stop()
+	if !p.looking {
+		p.looking = true
+		time.AfterFunc(look, func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.looking = false
+			p.lookForWaiting()
+			p.turns.Broadcast()
+		})
+	}
 	p.turns.Wait()
 }
 
 // lookForWaiting takes the turn of stages that wait for others where only mage knows, and counts them again when they go on.
 func (p *Pipeline) lookForWaiting() {
-	if time.Since(p.lastLook) < look {
-		return
-	}
-	p.lastLook = time.Now()
 	all := goroutines()
 	for _, s := range p.order {
 		if s.ended() {

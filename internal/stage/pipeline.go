@@ -98,7 +98,7 @@ type Pipeline struct {
 	turns    *sync.Cond // tells of turns that are given back
 	running  int        // how many stages have a turn
 	lastTurn time.Time  // when one was last taken or given back
-	lastLook time.Time  // when stages were last looked at that may wait for others
+	looking  bool       // whether stages are about to be looked at that may wait for others
 	stages   map[string]*stage
 	order    []*stage       // in which they were asked for
 	active   int            // how many have been asked for and have not ended
