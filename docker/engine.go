@@ -15,7 +15,6 @@ import (
 	"github.com/docker/cli/cli/connhelper"
 	"github.com/docker/docker/api/types"
 	"github.com/docker/docker/api/types/build"
-	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/api/types/registry"
 	"github.com/docker/docker/client"
@@ -34,7 +33,6 @@ const pingTimeout = 10 * time.Second
 type engineAPI interface {
 	Ping(ctx context.Context) (types.Ping, error)
 	ImageBuild(ctx context.Context, tar io.Reader, options build.ImageBuildOptions) (build.ImageBuildResponse, error)
-	ImageList(ctx context.Context, options image.ListOptions) ([]image.Summary, error)
 	ImageInspect(ctx context.Context, id string, options ...client.ImageInspectOption) (image.InspectResponse, error)
 	ImageTag(ctx context.Context, source, target string) error
 	DialHijack(ctx context.Context, path, proto string, headers map[string][]string) (net.Conn, error)
@@ -204,13 +202,17 @@ func (a Auth) config() registry.AuthConfig {
 	}
 }
 
-// Find returns the ID of an image that the engine has and whose label InputsLabel tells these inputs; empty where there is none.
-func (e *Engine) Find(ctx context.Context, inputs string) (string, error) {
-	found, err := e.api.ImageList(ctx, image.ListOptions{Filters: filters.NewArgs(filters.Arg("label", InputsLabel+"="+inputs))})
-	if err != nil || len(found) == 0 {
-		return "", err
+// Has says whether the engine has the image of an ID still, and its label InputsLabel tells these inputs. The label alone does not
+// name an image: one that is built on another has the other's labels too.
+func (e *Engine) Has(ctx context.Context, id, inputs string) (bool, error) {
+	found, err := e.api.ImageInspect(ctx, id)
+	if client.IsErrNotFound(err) {
+		return false, nil
 	}
-	return found[0].ID, nil
+	if err != nil {
+		return false, err
+	}
+	return found.ID == id && found.Config != nil && found.Config.Labels[InputsLabel] == inputs, nil
 }
 
 func (e *Engine) imageID(ctx context.Context, reference string) (string, error) {

@@ -28,14 +28,18 @@ import (
 
 // fakeEngine answers as an engine of API version 1.44 does.
 type fakeEngine struct {
-	version string           // default 1.44
-	build   http.HandlerFunc // POST /v1.44/build
-	push    http.HandlerFunc // POST /v1.44/images/…/push
+	version string            // default 1.44
+	build   http.HandlerFunc  // POST /v1.44/build
+	push    http.HandlerFunc  // POST /v1.44/images/…/push
+	images  map[string]string // by ID or reference, what GET /v1.44/images/…/json answers
 }
 
 func (f *fakeEngine) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	w.Header().Set("Api-Version", cmp.Or(f.version, "1.44"))
+	image, inspected := strings.CutSuffix(strings.TrimPrefix(req.URL.Path, "/v1.44/images/"), "/json")
 	switch {
+	case inspected && f.images[image] != "":
+		io.WriteString(w, f.images[image])
 	case req.URL.Path == "/_ping":
 		io.WriteString(w, "OK")
 	case req.URL.Path == "/v1.44/build" && f.build != nil:
@@ -414,6 +418,32 @@ func TestBuildOutputFails(t *testing.T) {
 	r.Close()
 	_, err := engine.Build(t.Context(), BuildOptions{Context: dir, Output: w})
 	assert.ErrorIs(t, err, io.ErrClosedPipe)
+}
+
+func TestEngineHas(t *testing.T) {
+	engine := connectTo(t, &fakeEngine{images: map[string]string{
+		"sha256:01": `{"Id":"sha256:01","Config":{"Labels":{"` + InputsLabel + `":"4f2a"}}}`,
+		"sha256:02": `{"Id":"sha256:02","Config":{}}`,
+		"sha256:03": `{"Id":"sha256:03"}`,
+		"pay":       `{"Id":"sha256:01","Config":{"Labels":{"` + InputsLabel + `":"4f2a"}}}`,
+	}})
+	for _, test := range []struct {
+		name, id, inputs string
+		want             bool
+	}{
+		{name: "the image", id: "sha256:01", inputs: "4f2a", want: true},
+		{name: "of other inputs", id: "sha256:01", inputs: "4f2b"},
+		{name: "without labels", id: "sha256:02", inputs: "4f2a"},
+		{name: "without a configuration", id: "sha256:03", inputs: ""},
+		{name: "not there any more", id: "sha256:04", inputs: "4f2a"},
+		{name: "a name", id: "pay", inputs: "4f2a"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			has, err := engine.Has(t.Context(), test.id, test.inputs)
+			require.NoError(t, err)
+			assert.Equal(t, test.want, has)
+		})
+	}
 }
 
 func TestEnginePush(t *testing.T) {

@@ -449,6 +449,7 @@ func (o GoOptions) assemble(base v1.Image, layers []mutate.Addendum, entrypoint 
 	config.Config.Cmd = nil
 	config.Config.User = o.user(config.Config.User)
 	config.Config.Env = withEnv(config.Config.Env, o.Env)
+	delete(config.Config.Labels, InputsLabel) // they are those of the base
 	if len(o.Labels) > 0 {
 		if config.Config.Labels == nil {
 			config.Config.Labels = map[string]string{}

@@ -261,7 +261,7 @@ func baseImage(t *testing.T, user string, oci bool) v1.Image {
 	img, err = mutate.ConfigFile(img, &v1.ConfigFile{
 		OS: "linux", Architecture: "amd64", RootFS: v1.RootFS{Type: "layers", DiffIDs: []v1.Hash{must(layer.DiffID())}},
 		Config: v1.Config{
-			User: user, Env: []string{"PATH=/opt/bin", "MODE=base"}, Labels: map[string]string{"vendor": "x", "kept": "y"},
+			User: user, Env: []string{"PATH=/opt/bin", "MODE=base"}, Labels: map[string]string{"vendor": "x", "kept": "y", InputsLabel: "of the base"},
 			Entrypoint: []string{"/bin/sh"}, Cmd: []string{"-c"}, WorkingDir: "/srv",
 		},
 	})

@@ -41,6 +41,8 @@ type built struct {
 	Reference string `json:"reference"`
 	// Digest is the image by digest, name@sha256:…; an engine's image has none before it is pushed.
 	Digest string `json:"digest,omitempty"`
+	// ID is what the engine that has built it calls it.
+	ID string `json:"id,omitempty"`
 	// Inputs is a digest of what it was built from; empty where that cannot be told.
 	Inputs string `json:"inputs,omitempty"`
 	// Revision is the commit that it was built from; empty where there is none, or where files differed from it.
@@ -178,6 +180,8 @@ func (p *plan) secrets() (map[string][]byte, error) {
 func (m *engineMaker) close() { m.engine.Close() }
 
 func (m *engineMaker) inputs(ctx context.Context) (string, error) {
+	// Where there are none, the image must not have those of the image that it is built on.
+	m.options.Labels[docker.InputsLabel] = ""
 	inputs, err := m.engine.Inputs(ctx, m.options, m.plan.registry, versionArg)
 	if err != nil {
 		return "", err
@@ -189,18 +193,22 @@ func (m *engineMaker) inputs(ctx context.Context) (string, error) {
 
 func (m *engineMaker) existing(ctx context.Context, inputs string) (built, bool) {
 	log := zerolog.Ctx(ctx)
-	id, err := m.engine.Find(ctx, inputs)
-	if err == nil && id != "" {
-		err = m.engine.Tag(ctx, id, m.plan.reference)
-	}
-	if err != nil {
-		log.Debug().Err(err).Msg("the engine was not asked for an image of these inputs")
-	}
-	if err != nil || id == "" {
+	last, err := m.plan.last()
+	if err != nil || last.ID == "" || last.Inputs != inputs {
 		return built{}, false
 	}
-	log.Info().Str("reference", m.plan.reference).Str("id", id).Msg("the engine has an image of the same inputs, so nothing is built")
-	return built{Builder: builderEngine, Reference: m.plan.reference, Inputs: inputs}, true
+	has, err := m.engine.Has(ctx, last.ID, inputs)
+	if err == nil && has {
+		err = m.engine.Tag(ctx, last.ID, m.plan.reference)
+	}
+	if err != nil {
+		log.Debug().Err(err).Msg("the engine was not asked for the image that was built last")
+	}
+	if err != nil || !has {
+		return built{}, false
+	}
+	log.Info().Str("reference", m.plan.reference).Str("id", last.ID).Msg("the engine has an image of the same inputs, so nothing is built")
+	return built{Builder: builderEngine, Reference: m.plan.reference, ID: last.ID, Inputs: inputs}, true
 }
 
 func (m *engineMaker) build(ctx context.Context) (built, error) {
@@ -209,7 +217,7 @@ func (m *engineMaker) build(ctx context.Context) (built, error) {
 		return built{}, err
 	}
 	zerolog.Ctx(ctx).Info().Str("reference", m.plan.reference).Str("id", id).Msg("built by the Docker Engine")
-	return built{Builder: builderEngine, Reference: m.plan.reference}, nil
+	return built{Builder: builderEngine, Reference: m.plan.reference, ID: id}, nil
 }
 
 // ofTag makes a chosen tag one of the inputs: it is the version that the image tells, which no commit changes.
