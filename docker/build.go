@@ -43,6 +43,8 @@ type BuildOptions struct {
 	Network string
 	// NoCache builds every step, also those that have been built before.
 	NoCache bool
+	// Pull asks the registries for each base image, also where the engine has it; default: only for those that it does not have.
+	Pull bool
 	// Builder is BuildKit or Legacy; default what DOCKER_BUILDKIT says (1 or 0), else what the engine builds with by itself.
 	Builder Builder
 	// Secrets are what `RUN --mount=type=secret,id=ID` sees, by ID. They are in no layer and in no log. They need BuildKit.

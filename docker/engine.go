@@ -164,6 +164,7 @@ func (e *Engine) startBuild(ctx context.Context, tar io.Reader, dockerfile, sess
 		Version:     version,
 		SessionID:   session,
 		NoCache:     o.NoCache,
+		PullParent:  o.Pull,
 		Dockerfile:  dockerfile,
 		Tags:        o.Tags,
 		BuildArgs:   args,
@@ -215,9 +216,10 @@ func (e *Engine) Has(ctx context.Context, id, inputs string) (bool, error) {
 	return found.ID == id && found.Config != nil && found.Config.Labels[InputsLabel] == inputs, nil
 }
 
-func (e *Engine) imageID(ctx context.Context, reference string) (string, error) {
+// localImage returns what the engine has under a reference: its ID, and the references by digest that it was pulled from or pushed to.
+func (e *Engine) localImage(ctx context.Context, reference string) (id string, digests []string, err error) {
 	found, err := e.api.ImageInspect(ctx, reference)
-	return found.ID, err
+	return found.ID, found.RepoDigests, err
 }
 
 // Tag gives one of the engine's images one more tag.

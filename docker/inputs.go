@@ -237,22 +237,58 @@ func (h inputHash) addPackage(p compiledPackage) error {
 // each commit changes. What steps download is not among it, so a Dockerfile has to name versions there. The error matches ErrUnknownInputs where a base image is not
 // in a registry, and where the Dockerfile downloads by ADD.
 func DockerfileInputs(ctx context.Context, o BuildOptions, bases Registry, without ...string) (string, error) {
-	return dockerfileInputs(ctx, o, bases.identify, without)
+	return dockerfileInputs(ctx, o, func(ctx context.Context, images []string) ([]string, error) {
+		digests := make([]string, len(images))
+		for i, image := range images {
+			var err error
+			if digests[i], err = bases.identify(ctx, image); err != nil {
+				return nil, err
+			}
+		}
+		return digests, nil
+	}, without)
 }
 
-// Inputs is DockerfileInputs for a build by this engine: of a base image that no registry tells the digest of, it takes the ID that the
-// engine has.
-func (e *Engine) Inputs(ctx context.Context, o BuildOptions, bases Registry, without ...string) (string, error) {
-	return dockerfileInputs(ctx, o, func(ctx context.Context, image string) (string, error) {
-		digest, err := bases.identify(ctx, image)
-		if err == nil || ctx.Err() != nil {
-			return digest, err
-		}
-		if id, local := e.imageID(ctx, image); local == nil {
-			return id, nil
-		}
-		return "", err
+// Inputs is DockerfileInputs for a build by this engine: of a base image that no registry tells the digest of, and of one that the
+// engine has from no registry, it takes the ID that the engine has. The engine builds on what it has got earlier, whatever the registry
+// has now; pull is what BuildOptions.Pull has to be for an image of these inputs.
+func (e *Engine) Inputs(ctx context.Context, o BuildOptions, bases Registry, without ...string) (inputs string, pull bool, err error) {
+	inputs, err = dockerfileInputs(ctx, o, func(ctx context.Context, images []string) (digests []string, err error) {
+		digests, pull, err = e.identify(ctx, images, bases)
+		return digests, err
 	}, without)
+	return inputs, pull, err
+}
+
+func (e *Engine) identify(ctx context.Context, images []string, bases Registry) (digests []string, pull bool, err error) {
+	digests = make([]string, len(images))
+	stale := map[int]string{} // the IDs of those that the engine has in an older version
+	all := true               // of them can be pulled
+	for i, image := range images {
+		digest, err := bases.identify(ctx, image)
+		if ctx.Err() != nil {
+			return nil, false, err
+		}
+		id, known, local := e.localImage(ctx, image)
+		switch {
+		case local != nil && err != nil:
+			return nil, false, err
+		case local != nil: // it will be fetched
+		case err != nil || len(known) == 0:
+			digest, all = id, false
+		case !slices.ContainsFunc(known, func(reference string) bool { return strings.HasSuffix(reference, "@"+digest) }):
+			stale[i] = id
+		}
+		digests[i] = digest
+	}
+	if all {
+		return digests, len(stale) > 0, nil
+	}
+	// An engine pulls all or none.
+	for i, id := range stale {
+		digests[i] = id
+	}
+	return digests, false, nil
 }
 
 // identify returns the digest that a registry has of a base image.
@@ -268,7 +304,8 @@ func (r Registry) identify(ctx context.Context, image string) (string, error) {
 	return digest, nil
 }
 
-type identifier func(ctx context.Context, image string) (string, error)
+// identifier returns what tells apart the versions of each image.
+type identifier func(ctx context.Context, images []string) ([]string, error)
 
 func dockerfileInputs(ctx context.Context, o BuildOptions, identify identifier, without []string) (string, error) {
 	inputs, err := hashDockerfile(ctx, o, identify, without)
@@ -302,12 +339,12 @@ func hashDockerfile(ctx context.Context, o BuildOptions, identify identifier, wi
 	if err != nil {
 		return "", err
 	}
-	for _, image := range images {
-		digest, err := identify(ctx, image)
-		if err != nil {
-			return "", err
-		}
-		h.add("base", image, digest)
+	digests, err := identify(ctx, images)
+	if err != nil {
+		return "", err
+	}
+	for i, image := range images {
+		h.add("base", image, digests[i])
 	}
 	files.timeless = true
 	if err := files.write(ctx, h); err != nil {

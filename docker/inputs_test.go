@@ -1,7 +1,11 @@
 package docker
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -198,6 +202,67 @@ func TestDockerfileInputs(t *testing.T) {
 	_, err := DockerfileInputs(t.Context(), o, r)
 	require.ErrorIs(t, err, ErrUnknownInputs)
 	assert.ErrorIs(t, err, ErrNotFound)
+}
+
+// The key names what the engine builds on.
+func TestEngineInputs(t *testing.T) {
+	r, host := testRegistry(t), serveRegistry(t)
+	for _, name := range []string{"a", "b"} {
+		_, err := r.Push(t.Context(), host+"/"+name+":1", baseImage(t, "7", true))
+		require.NoError(t, err)
+	}
+	a, b, gone := host+"/a:1", host+"/b:1", host+"/gone:1"
+	digest := func(reference string) string { return must(r.Digest(t.Context(), reference)) }
+	has := func(id string, from ...string) string {
+		text, err := json.Marshal(map[string]any{"Id": id, "RepoDigests": from})
+		require.NoError(t, err)
+		return string(text)
+	}
+	old := host + "/a@sha256:" + strings.Repeat("0", 64)
+	for _, test := range []struct {
+		name       string
+		dockerfile string
+		images     map[string]string // that the engine has
+		want       []string          // nil: cannot be told
+		pull       bool
+	}{
+		{name: "none there", dockerfile: "FROM " + a, want: []string{digest(a)}},
+		{name: "the registry's", dockerfile: "FROM " + a, images: map[string]string{a: has("sha256:1", old, "a@"+digest(a))}, want: []string{digest(a)}},
+		{name: "an older one", dockerfile: "FROM " + a, images: map[string]string{a: has("sha256:1", old)}, want: []string{digest(a)}, pull: true},
+		{name: "one made here", dockerfile: "FROM " + a, images: map[string]string{a: has("sha256:1")}, want: []string{"sha256:1"}},
+		{name: "in no registry", dockerfile: "FROM " + gone, images: map[string]string{gone: has("sha256:2")}, want: []string{"sha256:2"}},
+		{name: "an older one, and another that is not there", dockerfile: "FROM " + a + "\nFROM " + b, images: map[string]string{a: has("sha256:1", old)},
+			want: []string{digest(a), digest(b)}, pull: true},
+		{name: "an older one, and one in no registry", dockerfile: "FROM " + a + "\nFROM " + gone,
+			images: map[string]string{a: has("sha256:1", old), gone: has("sha256:2")}, want: []string{"sha256:1", "sha256:2"}},
+		{name: "nowhere", dockerfile: "FROM " + gone},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var pulls string
+			engine := connectTo(t, &fakeEngine{images: test.images, build: func(w http.ResponseWriter, req *http.Request) {
+				io.Copy(io.Discard, req.Body)
+				pulls = req.URL.Query().Get("pull")
+				stream(w, `{"aux":{"ID":"sha256:cafe"}}`)
+			}})
+			dir := t.TempDir()
+			writeFiles(t, dir, map[string]string{"Dockerfile": test.dockerfile})
+			o := BuildOptions{Context: dir, Output: io.Discard}
+			inputs, pull, err := engine.Inputs(t.Context(), o, r)
+			if test.want == nil {
+				require.ErrorIs(t, err, ErrUnknownInputs)
+				return
+			}
+			require.NoError(t, err)
+			assert.Equal(t, test.pull, pull)
+			want, err := dockerfileInputs(t.Context(), o, func(context.Context, []string) ([]string, error) { return test.want, nil }, nil)
+			require.NoError(t, err)
+			assert.Equal(t, want, inputs)
+			o.Pull = pull
+			_, err = engine.Build(t.Context(), o)
+			require.NoError(t, err)
+			assert.Equal(t, pull, pulls == "1")
+		})
+	}
 }
 
 func TestBaseImages(t *testing.T) {

@@ -182,10 +182,11 @@ func (m *engineMaker) close() { m.engine.Close() }
 func (m *engineMaker) inputs(ctx context.Context) (string, error) {
 	// Where there are none, the image must not have those of the image that it is built on.
 	m.options.Labels[docker.InputsLabel] = ""
-	inputs, err := m.engine.Inputs(ctx, m.options, m.plan.registry, versionArg)
+	inputs, pull, err := m.engine.Inputs(ctx, m.options, m.plan.registry, versionArg)
 	if err != nil {
 		return "", err
 	}
+	m.options.Pull = pull
 	inputs = m.plan.ofTag(inputs)
 	m.options.Labels[docker.InputsLabel] = inputs
 	return inputs, nil
