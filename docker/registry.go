@@ -1,10 +1,12 @@
 package docker
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,6 +22,9 @@ import (
 
 // ErrNotFound says that a registry does not have the image that was asked for.
 var ErrNotFound = errors.New("not in the registry")
+
+// ErrNoImage says that a registry has what was asked for, and that this is no image that can be read.
+var ErrNoImage = errors.New("there is no image in it that can be read")
 
 // defaultPlatform is what an image is for where nobody says otherwise.
 const defaultPlatform = "linux/amd64"
@@ -90,6 +95,20 @@ func (r Registry) Pull(ctx context.Context, ref, platform string) (v1.Image, err
 		return nil, s.explain(ctx, err)
 	}
 	return img, nil
+}
+
+// Config returns the configuration of the image that the reference names, whatever platform it is for; of an index, that of the first
+// image in it. The error matches ErrNotFound where the registry has no such thing, and ErrNoImage where it is something else.
+func (r Registry) Config(ctx context.Context, ref string) (*v1.ConfigFile, error) {
+	s, err := r.session(ctx, "looking up", ref)
+	if err != nil {
+		return nil, err
+	}
+	config, err := s.config(ctx)
+	if err != nil {
+		return nil, s.explain(ctx, err)
+	}
+	return config, nil
 }
 
 // Exists says whether the registry has what the reference names.
@@ -255,6 +274,47 @@ func (s *session) pull(ctx context.Context, platform string) (v1.Image, error) {
 	return img, nil
 }
 
+func (s *session) config(ctx context.Context) (*v1.ConfigFile, error) {
+	found, err := s.get(ctx, s.ref)
+	if err != nil {
+		return nil, err
+	}
+	options := append(s.options(ctx), remote.WithTransport(&retryTransport{s}))
+	read := func(ref name.Reference) (*v1.ConfigFile, error) {
+		img, err := remote.Image(ref, options...)
+		if err != nil {
+			return nil, err
+		}
+		return img.ConfigFile()
+	}
+	images := []v1.Descriptor{found.Descriptor}
+	if found.MediaType.IsIndex() {
+		index, err := v1.ParseIndexManifest(bytes.NewReader(found.Manifest))
+		if err != nil {
+			return nil, fmt.Errorf("%w: %s", ErrNoImage, s.brief(err))
+		}
+		images = index.Manifests
+	}
+	var unreadable error
+	for _, image := range images {
+		if !image.MediaType.IsImage() || image.Platform != nil && image.Platform.OS == "unknown" { // as what BuildKit attaches
+			continue
+		}
+		config, err := read(s.ref.Context().Digest(image.Digest.String()))
+		switch {
+		case err == nil:
+			return config, nil
+		case ctx.Err() != nil || unanswered(err):
+			return nil, err
+		}
+		unreadable = err
+	}
+	if unreadable != nil {
+		return nil, fmt.Errorf("%w: %s", ErrNoImage, s.brief(unreadable))
+	}
+	return nil, ErrNoImage
+}
+
 func (s *session) push(ctx context.Context, img Artifact) (string, error) {
 	digest, err := img.Digest()
 	if err != nil {
@@ -374,6 +434,16 @@ func (s *session) tag(ctx context.Context, tags []string) error {
 		}
 	}
 	return nil
+}
+
+// unanswered says whether err is the registry's failing, and tells nothing of what it holds.
+func unanswered(err error) bool {
+	var answer *transport.Error
+	if errors.As(err, &answer) {
+		return answer.StatusCode != http.StatusNotFound
+	}
+	var request *url.Error
+	return errors.As(err, &request) || passing(err)
 }
 
 // hasStatus says whether err is an answer of the registry with one of the statuses.

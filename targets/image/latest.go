@@ -91,11 +91,14 @@ func (p *plan) newerPublished(ctx context.Context, branch string) string {
 
 // behind returns the commit of the image that a tag names, where this run's commit is older.
 func (p *plan) behind(ctx context.Context, reference string) (string, error) {
-	config, err := p.config(ctx, reference)
-	if errors.Is(err, docker.ErrNotFound) {
+	config, err := p.registry.Config(ctx, reference)
+	switch {
+	case errors.Is(err, docker.ErrNotFound):
 		return "", nil
-	}
-	if err != nil {
+	case errors.Is(err, docker.ErrNoImage):
+		zerolog.Ctx(ctx).Info().Err(err).Msg("the tag latest is on something else than an image of ours, and moves")
+		return "", nil
+	case err != nil:
 		return "", err
 	}
 	labels := config.Config.Labels
