@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 	"time"
 
@@ -62,6 +63,23 @@ func (c Checkout) silentSSH(ctx context.Context) string {
 		command += " -o BatchMode=yes"
 	}
 	return command
+}
+
+// Since returns the commits that were made on top of one, the newest first and at most limit of them, as far as they are in this
+// checkout: up to tip, empty where it is not known, and on the branch as it is here and as it was in the remote repository when that was
+// asked last.
+func (c Checkout) Since(ctx context.Context, commit, branch, tip string, limit int) ([]string, error) {
+	args := []string{"rev-list", "--ignore-missing", "--ancestry-path", "--max-count=" + strconv.Itoa(limit), "--end-of-options", "^" + commit}
+	for _, to := range []string{tip, "refs/remotes/" + remote + "/" + branch, "refs/heads/" + branch} {
+		if to != "" {
+			args = append(args, to)
+		}
+	}
+	out, err := git(ctx, c.Root, append(args, "--")...)
+	if err != nil {
+		return nil, fmt.Errorf("looking for commits after %s: %w", commit, err)
+	}
+	return strings.Fields(string(out)), nil
 }
 
 // Order says which of two commits came first.

@@ -59,6 +59,24 @@ func TestHistory(t *testing.T) {
 	tip, err = c.Tip(t.Context(), "trunk")
 	require.NoError(t, err)
 	assert.Equal(t, third, tip, "as it is there now")
+	for _, test := range []struct {
+		name, commit, branch, tip string
+		limit                     int
+		want                      []string
+	}{
+		{name: "up to where the branch is", commit: first, branch: "trunk", limit: 9, want: []string{second}},
+		{name: "a tip that is not here", commit: first, branch: "trunk", tip: third, limit: 9, want: []string{second}},
+		{name: "none", commit: second, branch: "trunk", tip: third, limit: 9},
+		{name: "another branch", commit: first, branch: "other", limit: 9, want: []string{other}},
+		{name: "a branch that is not here", commit: first, branch: "--all", tip: second, limit: 9, want: []string{second}},
+	} {
+		since, err := c.Since(t.Context(), test.commit, test.branch, test.tip, test.limit)
+		require.NoError(t, err, test.name)
+		assert.Equal(t, append([]string{}, test.want...), since, test.name)
+	}
+	since, err := c.Since(t.Context(), first, "trunk", other, 1)
+	require.NoError(t, err)
+	assert.Len(t, since, 1)
 	_, err = c.Tip(t.Context(), "nowhere")
 	assert.ErrorContains(t, err, "asking where the branch nowhere is: origin does not have it")
 	require.NoError(t, os.Rename(origin, origin+"-moved"))

@@ -25,11 +25,15 @@ func (p *plan) moveLatest(ctx context.Context, digest string) error {
 		log.Debug().Str("reason", why).Msg("the tag latest stays where it is")
 		return nil
 	}
-	if newer := p.newerPublished(ctx, branch); newer != "" {
+	tip := p.tip(ctx, branch)
+	if newer := p.newerPublished(ctx, tip); newer != "" {
 		log.Info().Str("newer", newer).Msg("a newer commit has an image already, so the tag latest is left to it")
 		return nil
 	}
 	behind, err := p.behind(ctx, withTag(p.reference, latest))
+	if err == nil && behind == "" {
+		behind, err = p.newerOnLatest(ctx, branch, tip)
+	}
 	if err != nil {
 		return err
 	}
@@ -42,7 +46,7 @@ func (p *plan) moveLatest(ctx context.Context, digest string) error {
 	}
 	log.Info().Str("reference", withTag(p.reference, latest)).Msg("tagged")
 	// Whoever has pushed a newer commit between the question and the answer has looked at latest before it was moved here.
-	if newer := p.newerPublished(ctx, branch); newer != "" {
+	if newer := p.newerPublished(ctx, p.tip(ctx, branch)); newer != "" {
 		log.Info().Str("newer", newer).Msg("a newer commit has got an image meanwhile, so the tag latest goes on to it")
 		return p.registry.Tag(ctx, withTag(p.reference, newer), latest)
 	}
@@ -71,11 +75,18 @@ func (p *plan) latestBranch(ctx context.Context) (branch, why string) {
 	return branch, ""
 }
 
-// newerPublished returns the tag of the commit that the branch is at in the remote repository, where that is another one and has an image.
-func (p *plan) newerPublished(ctx context.Context, branch string) string {
+// tip is the commit that the branch is at in the remote repository; empty where that is not known.
+func (p *plan) tip(ctx context.Context, branch string) string {
 	tip, err := p.tree.Tip(ctx, branch)
 	if err != nil {
 		zerolog.Ctx(ctx).Debug().Err(err).Msg("the remote repository was not asked for newer commits")
+	}
+	return tip
+}
+
+// newerPublished returns the tag of the commit that the branch is at in the remote repository, where that is another one and has an image.
+func (p *plan) newerPublished(ctx context.Context, tip string) string {
+	if tip == "" {
 		return ""
 	}
 	// A commit that has not been pushed yet is newer than the branch there.
@@ -87,6 +98,39 @@ func (p *plan) newerPublished(ctx context.Context, branch string) string {
 		return ""
 	}
 	return newer
+}
+
+// mostAsked is how many commits the registry is asked for.
+const mostAsked = 50
+
+// newerOnLatest returns the tag of a newer commit whose image the tag latest is on. The image itself tells the first commit that it was
+// built for; one that takes another back has the image of an older one.
+func (p *plan) newerOnLatest(ctx context.Context, branch, tip string) (string, error) {
+	commits, err := p.tree.Since(ctx, p.tree.Commit, branch, tip, mostAsked)
+	if err != nil {
+		zerolog.Ctx(ctx).Debug().Err(err).Msg("git was not asked for newer commits")
+	}
+	if len(commits) == 0 {
+		return "", nil
+	}
+	on, err := p.registry.Digest(ctx, withTag(p.reference, latest))
+	if errors.Is(err, docker.ErrNotFound) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	for _, commit := range commits {
+		tag := checkout.Checkout{Commit: commit}.Tag()
+		digest, err := p.registry.Digest(ctx, withTag(p.reference, tag))
+		switch {
+		case err == nil && digest == on:
+			return tag, nil
+		case err != nil && !errors.Is(err, docker.ErrNotFound):
+			return "", err
+		}
+	}
+	return "", nil
 }
 
 // behind returns the commit of the image that a tag names, where this run's commit is older.
