@@ -43,7 +43,7 @@ type built struct {
 	Digest string `json:"digest,omitempty"`
 	// ID is what the engine that has built it calls it.
 	ID string `json:"id,omitempty"`
-	// Inputs is a digest of what it was built from; empty where that cannot be told.
+	// Inputs is a digest of what it was built from, with "-dirty" where these are files of no commit; empty where that cannot be told.
 	Inputs string `json:"inputs,omitempty"`
 	// Revision is the commit that it was built from; empty where there is none, or where files differed from it.
 	Revision string `json:"revision,omitempty"`
@@ -188,17 +188,17 @@ func (m *engineMaker) inputs(ctx context.Context) (string, error) {
 	}
 	m.options.Pull = pull
 	inputs = m.plan.ofTag(inputs)
-	m.options.Labels[docker.InputsLabel] = inputs
+	m.options.Labels[docker.InputsLabel] = m.plan.key(inputs)
 	return inputs, nil
 }
 
-func (m *engineMaker) existing(ctx context.Context, inputs string) (built, bool) {
+func (m *engineMaker) existing(ctx context.Context, key string) (built, bool) {
 	log := zerolog.Ctx(ctx)
 	last, err := m.plan.last()
-	if err != nil || last.ID == "" || last.Inputs != inputs {
+	if err != nil || last.ID == "" || last.Inputs != key {
 		return built{}, false
 	}
-	has, err := m.engine.Has(ctx, last.ID, inputs)
+	has, err := m.engine.Has(ctx, last.ID, key)
 	if err == nil && has {
 		err = m.engine.Tag(ctx, last.ID, m.plan.reference)
 	}
@@ -209,7 +209,7 @@ func (m *engineMaker) existing(ctx context.Context, inputs string) (built, bool)
 		return built{}, false
 	}
 	log.Info().Str("reference", m.plan.reference).Str("id", last.ID).Msg("the engine has an image of the same inputs, so nothing is built")
-	return built{Builder: builderEngine, Reference: m.plan.reference, ID: last.ID, Inputs: inputs}, true
+	return built{Builder: builderEngine, Reference: m.plan.reference, ID: last.ID, Inputs: key}, true
 }
 
 func (m *engineMaker) build(ctx context.Context) (built, error) {
@@ -275,14 +275,14 @@ func (m *goMaker) inputs(ctx context.Context) (string, error) {
 		return "", err
 	}
 	inputs = m.plan.ofTag(inputs)
-	m.todo.Labels[docker.InputsLabel] = inputs
+	m.todo.Labels[docker.InputsLabel] = m.plan.key(inputs)
 	return inputs, nil
 }
 
-func (m *goMaker) existing(ctx context.Context, inputs string) (built, bool) {
+func (m *goMaker) existing(ctx context.Context, key string) (built, bool) {
 	p, log := m.plan, zerolog.Ctx(ctx)
 	last, err := p.last()
-	if err != nil || last.Builder != builderGo || last.Inputs != inputs || last.Reference != p.reference {
+	if err != nil || last.Builder != builderGo || last.Inputs != key || last.Reference != p.reference {
 		return built{}, false
 	}
 	img, err := docker.Load(p.layout())
@@ -328,7 +328,7 @@ func (p *plan) source() docker.Source {
 	if host, _, ok := strings.Cut(p.module, "/"); ok && strings.Contains(host, ".") {
 		s.Repository = "https://" + p.module
 	}
-	if p.tree.Commit != "" && !p.tree.Dirty() {
+	if p.named() {
 		s.Revision = p.tree.Commit
 	}
 	return s
@@ -418,7 +418,7 @@ func (p *plan) push(ctx context.Context, b built) (built, error) {
 			return b, err
 		}
 	}
-	if b.Inputs != "" {
+	if b.Inputs != "" && p.named() {
 		tags = append(tags, docker.InputsTag(b.Inputs))
 	}
 	if err := p.registry.Tag(ctx, b.Digest, tags...); err != nil {

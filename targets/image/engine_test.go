@@ -104,3 +104,16 @@ func TestEngineImageOfUnknownInputs(t *testing.T) {
 	assert.True(t, set)
 	assert.Empty(t, inputs)
 }
+
+// What was built of files that no commit has is not the commit's image afterwards.
+func TestEngineImageOfUncommittedFiles(t *testing.T) {
+	s, engine := withEngine(t, "FROM scratch\nCOPY go.mod /\n")
+	dirty := image(t, s)
+	assert.Equal(t, dirty, image(t, s))
+	gitIn(t, s.Dir, "add", ".")
+	gitIn(t, s.Dir, "commit", "-q", "-m", "second")
+	clean := image(t, s)
+	assert.NotEqual(t, dirty.ID, clean.ID)
+	assert.Equal(t, clean.Inputs+"-dirty", dirty.Inputs)
+	assert.NotContains(t, engine.labels[clean.ID]["org.opencontainers.image.version"], "dirty")
+}

@@ -287,7 +287,7 @@ func someOf(files []string) string {
 
 // committed says that the tag names one content for ever, so that the registry's image of that tag is ours.
 func (p *plan) committed() bool {
-	return p.tree.Commit != "" && !p.tree.Dirty() && p.Service.Image.Tag == ""
+	return p.named() && p.Service.Image.Tag == ""
 }
 
 func (p *plan) build(ctx context.Context) (built, error) {
@@ -322,7 +322,7 @@ func (p *plan) build(ctx context.Context) (built, error) {
 		return found, nil
 	}
 	b, err := m.build(ctx)
-	b.Inputs = inputs
+	b.Inputs = p.key(inputs)
 	return b, err
 }
 
@@ -340,7 +340,19 @@ func (p *plan) reuse(ctx context.Context, m maker, inputs string) (built, bool) 
 		}
 		log.Debug().Err(err).Msg("the registry has no image of these inputs")
 	}
-	return m.existing(ctx, inputs)
+	return m.existing(ctx, p.key(inputs))
+}
+
+// named says that the files are those of a commit.
+func (p *plan) named() bool { return p.tree.Commit != "" && !p.tree.Dirty() }
+
+// key is what an image of the inputs that this run makes is known by. One of files that are in no commit tells so, and no commit may get
+// it, whatever its inputs; the other way round it may.
+func (p *plan) key(inputs string) string {
+	if inputs == "" || p.named() {
+		return inputs
+	}
+	return inputs + "-dirty"
 }
 
 // pushed returns the digest and the labels of the image that the registry holds.
@@ -369,8 +381,8 @@ func (p *plan) config(ctx context.Context, reference string) (*v1.ConfigFile, er
 type maker interface {
 	// inputs tells what the image is built from; docker.ErrUnknownInputs where that cannot be told.
 	inputs(ctx context.Context) (string, error)
-	// existing is an image of these inputs that has been built before, and is here.
-	existing(ctx context.Context, inputs string) (built, bool)
+	// existing is the image of a key that has been built before, and is here.
+	existing(ctx context.Context, key string) (built, bool)
 	build(ctx context.Context) (built, error)
 	close()
 }
@@ -420,7 +432,7 @@ func (p *plan) labels() map[string]string {
 	if !p.tree.Time.IsZero() {
 		labels["org.opencontainers.image.created"] = p.tree.Time.UTC().Format(time.RFC3339)
 	}
-	if p.tree.Commit != "" && !p.tree.Dirty() {
+	if p.named() {
 		labels["org.opencontainers.image.revision"] = p.tree.Commit
 	}
 	return labels

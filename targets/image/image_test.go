@@ -12,16 +12,20 @@ import (
 	"github.com/grimoire-build/grimoire/targets"
 )
 
+func gitIn(t *testing.T, dir string, args ...string) {
+	t.Helper()
+	args = append([]string{"-C", dir, "-c", "user.name=somebody", "-c", "user.email=somebody@example.org"}, args...)
+	out, err := exec.Command("git", args...).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+}
+
 // committed returns a service in a git checkout with one commit.
 func committed(t *testing.T) targets.Service {
 	t.Helper()
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "go.mod"), []byte("module git.example.org/shop/pay\n"), 0o644))
-	for _, args := range [][]string{
-		{"init", "-q"}, {"add", "."}, {"-c", "user.name=somebody", "-c", "user.email=somebody@example.org", "commit", "-q", "-m", "first"},
-	} {
-		out, err := exec.Command("git", append([]string{"-C", dir}, args...)...).CombinedOutput()
-		require.NoError(t, err, "%s", out)
+	for _, args := range [][]string{{"init", "-q"}, {"add", "."}, {"commit", "-q", "-m", "first"}} {
+		gitIn(t, dir, args...)
 	}
 	return targets.Service{Dir: dir, Name: "pay", Image: targets.ImageSettings{Repository: "shop/pay", Platform: "linux/amd64"}}
 }
