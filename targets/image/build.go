@@ -117,7 +117,7 @@ func (p *plan) engineMaker(ctx context.Context, engine *docker.Engine) (*engineM
 		Dockerfile: p.Image.Dockerfile,
 		Tags:       []string{p.reference},
 		Args:       args,
-		Labels:     p.labels(),
+		Labels:     p.labels(builderEngine),
 		Target:     p.Image.Target,
 		Platform:   p.Image.Platform,
 		Network:    p.Image.Network,
@@ -176,8 +176,6 @@ func (p *plan) secrets() (map[string][]byte, error) {
 	}
 	return secrets, nil
 }
-
-func (m *engineMaker) close() { m.engine.Close() }
 
 func (m *engineMaker) inputs(ctx context.Context) (string, error) {
 	// Where there are none, the image must not have those of the image that it is built on.
@@ -256,7 +254,7 @@ func (p *plan) goMaker(ctx context.Context) (*goMaker, error) {
 		CGO:       p.Image.CGO,
 		Base:      p.Image.Base,
 		Registry:  p.registry,
-		Labels:    p.labels(),
+		Labels:    p.labels(builderGo),
 		Created:   p.tree.Time,
 		Version:   p.version(),
 		Source:    p.source(),
@@ -266,8 +264,6 @@ func (p *plan) goMaker(ctx context.Context) (*goMaker, error) {
 	}
 	return &goMaker{p, todo}, nil
 }
-
-func (m *goMaker) close() {}
 
 func (m *goMaker) inputs(ctx context.Context) (string, error) {
 	inputs, err := m.todo.Inputs(ctx)

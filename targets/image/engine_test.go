@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -11,6 +12,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -116,4 +121,50 @@ func TestEngineImageOfUncommittedFiles(t *testing.T) {
 	assert.NotEqual(t, dirty.ID, clean.ID)
 	assert.Equal(t, clean.Inputs+"-dirty", dirty.Inputs)
 	assert.NotContains(t, engine.labels[clean.ID]["org.opencontainers.image.version"], "dirty")
+}
+
+// What was built from the Go packages for want of an engine is not taken for the Dockerfile's where there is one.
+func TestImageThatAnotherBuilderHasPushed(t *testing.T) {
+	for _, test := range []struct {
+		name, builder, pushedBy string
+		engine, dockerfile      bool
+		want                    string
+	}{
+		{name: "the engine's", builder: "auto", dockerfile: true, engine: true, pushedBy: builderEngine, want: builderRegistry},
+		{name: "the engine's, and none is here", builder: "auto", dockerfile: true, pushedBy: builderEngine, want: builderRegistry},
+		{name: "one without an engine", builder: "auto", dockerfile: true, engine: true, pushedBy: builderGo, want: builderEngine},
+		{name: "one without an engine, and none is here", builder: "auto", dockerfile: true, pushedBy: builderGo, want: builderRegistry},
+		{name: "one of a service without a Dockerfile", builder: "auto", engine: true, pushedBy: builderGo, want: builderRegistry},
+		{name: "by the engine alone", builder: "engine", dockerfile: true, engine: true, pushedBy: builderGo, want: builderEngine},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			registry := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+			t.Cleanup(registry.Close)
+			s, _ := withEngine(t, "FROM scratch\nCOPY go.mod /\n")
+			s.Image.Builder, s.Image.Registry = test.builder, registry.Listener.Addr().String()
+			if !test.dockerfile {
+				require.NoError(t, os.Remove(filepath.Join(s.Dir, "Dockerfile")))
+			}
+			if !test.engine {
+				t.Setenv("DOCKER_HOST", "unix://"+filepath.Join(s.Dir, "build", "no-engine.sock"))
+			}
+			gitIn(t, s.Dir, "add", ".")
+			gitIn(t, s.Dir, "commit", "-q", "--allow-empty", "-m", "second")
+			p, err := makePlan(t.Context(), s)
+			require.NoError(t, err)
+			img, err := mutate.Config(empty.Image, v1.Config{Labels: p.labels(test.pushedBy)})
+			require.NoError(t, err)
+			config, err := img.ConfigFile()
+			require.NoError(t, err)
+			config = config.DeepCopy()
+			config.OS, config.Architecture = "linux", "amd64"
+			img, err = mutate.ConfigFile(img, config)
+			require.NoError(t, err)
+			_, err = p.registry.Push(t.Context(), p.reference, img)
+			require.NoError(t, err)
+			b, err := p.build(process.WithOutput(t.Context(), io.Discard))
+			require.NoError(t, err)
+			assert.Equal(t, test.want, b.Builder)
+		})
+	}
 }

@@ -292,12 +292,27 @@ func (p *plan) committed() bool {
 
 func (p *plan) build(ctx context.Context) (built, error) {
 	log := zerolog.Ctx(ctx)
+	c := &choice{plan: p}
+	defer c.close()
 	if p.Image.Registry != "" && p.committed() {
 		digest, labels, err := p.pushed(ctx)
+		there := built{Builder: builderRegistry, Reference: p.reference, Digest: byDigest(p.reference, digest), Inputs: labels[docker.InputsLabel]}
+		const same = "the registry holds this commit's image, so nothing is built"
 		switch {
-		case err == nil && labels[settingsLabel] == p.settings():
-			log.Info().Str("reference", p.reference).Msg("the registry holds this commit's image, so nothing is built")
-			return built{Builder: builderRegistry, Reference: p.reference, Digest: byDigest(p.reference, digest), Inputs: labels[docker.InputsLabel]}, nil
+		case err == nil && labels[settingsLabel] == p.settings(p.wanted()):
+			log.Info().Str("reference", p.reference).Msg(same)
+			return there, nil
+		case err == nil && p.Image.Builder == "auto" && labels[settingsLabel] == p.settings(builderGo):
+			// It will do for whoever has no engine either.
+			builder, err := c.builder(ctx)
+			if err != nil {
+				return built{}, err
+			}
+			if builder == builderGo {
+				log.Info().Str("reference", p.reference).Msg(same)
+				return there, nil
+			}
+			log.Warn().Str("reference", p.reference).Msg("the registry holds an image of this commit that was built where no Docker Engine answered")
 		case err == nil:
 			log.Warn().Str("reference", p.reference).Msg("the registry holds an image of this commit that was built with other settings")
 		case errors.Is(err, docker.ErrNotFound):
@@ -306,11 +321,10 @@ func (p *plan) build(ctx context.Context) (built, error) {
 			log.Debug().Err(err).Msg("the registry was not asked for this commit's image")
 		}
 	}
-	m, err := p.maker(ctx)
+	m, err := c.maker(ctx)
 	if err != nil {
 		return built{}, err
 	}
-	defer m.close()
 	inputs, err := m.inputs(ctx)
 	switch {
 	case errors.Is(err, docker.ErrUnknownInputs):
@@ -384,47 +398,80 @@ type maker interface {
 	// existing is the image of a key that has been built before, and is here.
 	existing(ctx context.Context, key string) (built, bool)
 	build(ctx context.Context) (built, error)
-	close()
 }
 
-// maker returns how the image is to be built.
-func (p *plan) maker(ctx context.Context) (maker, error) {
-	if p.Image.Builder == "go" {
-		return p.goMaker(ctx)
+// wanted is what the image is built by where everything is there.
+func (p *plan) wanted() string {
+	if p.Image.Builder == "auto" {
+		if _, err := os.Stat(filepath.Join(p.Dir, p.Image.Dockerfile)); errors.Is(err, os.ErrNotExist) {
+			return builderGo
+		}
+		return builderEngine
 	}
-	log := zerolog.Ctx(ctx)
-	dockerfile := filepath.Join(p.Dir, p.Image.Dockerfile)
-	_, err := os.ReadFile(dockerfile)
-	if p.Image.Builder == "auto" && errors.Is(err, os.ErrNotExist) {
-		log.Info().Msgf("there is no %s, so the image is built from the Go packages", p.Image.Dockerfile)
-		return p.goMaker(ctx)
+	return p.Image.Builder
+}
+
+// choice is what the image is built by, once that has been asked for.
+type choice struct {
+	plan   *plan
+	is     string
+	engine *docker.Engine
+}
+
+// builder is what the image is built by here.
+func (c *choice) builder(ctx context.Context) (string, error) {
+	if c.is != "" {
+		return c.is, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the Dockerfile: %w; name a file that can be read with Service.Image.Dockerfile or DOCKERFILE", err)
+	p, log := c.plan, zerolog.Ctx(ctx)
+	if p.wanted() == builderGo {
+		if p.Image.Builder == "auto" {
+			log.Info().Msgf("there is no %s, so the image is built from the Go packages", p.Image.Dockerfile)
+		}
+		c.is = builderGo
+		return c.is, nil
+	}
+	if _, err := os.ReadFile(filepath.Join(p.Dir, p.Image.Dockerfile)); err != nil {
+		return "", fmt.Errorf("reading the Dockerfile: %w; name a file that can be read with Service.Image.Dockerfile or DOCKERFILE", err)
 	}
 	engine, err := docker.Connect(ctx)
 	if p.Image.Builder == "auto" && errors.Is(err, docker.ErrNoEngine) {
-		log.Info().Msgf("no Docker Engine answers, so %s is not used and the image is built from the Go packages", p.Image.Dockerfile)
-		return p.goMaker(ctx)
+		log.Warn().Msgf("no Docker Engine answers, so %s is not used and the image is built from the Go packages; "+
+			"set IMAGE_BUILDER=go where that is what you want everywhere, or IMAGE_BUILDER=engine where it never is", p.Image.Dockerfile)
+		c.is = builderGo
+		return c.is, nil
 	}
+	if err != nil {
+		return "", err
+	}
+	c.is, c.engine = builderEngine, engine
+	return c.is, nil
+}
+
+func (c *choice) maker(ctx context.Context) (maker, error) {
+	builder, err := c.builder(ctx)
 	if err != nil {
 		return nil, err
 	}
-	m, err := p.engineMaker(ctx, engine)
-	if err != nil {
-		engine.Close()
-		return nil, err
+	if builder == builderGo {
+		return c.plan.goMaker(ctx)
 	}
-	return m, nil
+	return c.plan.engineMaker(ctx, c.engine)
+}
+
+func (c *choice) close() {
+	if c.engine != nil {
+		c.engine.Close()
+	}
 }
 
 // labels are the annotations that the OCI image specification names, as far as they are known. They depend on the commit and
 // the settings alone, so that an image is the same wherever it is built.
-func (p *plan) labels() map[string]string {
+func (p *plan) labels(builder string) map[string]string {
 	labels := map[string]string{
 		"org.opencontainers.image.title":   p.Name,
 		"org.opencontainers.image.version": p.version(),
-		settingsLabel:                      p.settings(),
+		settingsLabel:                      p.settings(builder),
 	}
 	if host, _, ok := strings.Cut(p.module, "/"); ok && strings.Contains(host, ".") {
 		labels["org.opencontainers.image.source"] = "https://" + p.module
@@ -441,9 +488,9 @@ func (p *plan) labels() map[string]string {
 // settingsLabel holds what an image was built with besides the commit, so that one of other settings is not taken for it.
 const settingsLabel = "build.grimoire.settings"
 
-// settings are a digest of what the image depends on besides the commit.
-func (p *plan) settings() string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q %q %t %q %q %q %q", p.Image.Builder, p.Image.Dockerfile, p.Image.Main, p.Image.Base, p.Image.Platform,
+// settings are a digest of what the image depends on besides the commit, of which what it is built by is one.
+func (p *plan) settings(builder string) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q %q %q %t %q %q %q %q", p.Image.Builder, builder, p.Image.Dockerfile, p.Image.Main, p.Image.Base, p.Image.Platform,
 		p.Image.CGO, p.Image.Target, p.Image.Args, p.Image.Secrets, p.Image.Network))
 	return hex.EncodeToString(sum[:6])
 }

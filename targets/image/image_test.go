@@ -54,7 +54,7 @@ func TestLabels(t *testing.T) {
 	s := committed(t)
 	p, err := makePlan(t.Context(), s)
 	require.NoError(t, err)
-	clean := p.labels()
+	clean := p.labels(builderGo)
 	assert.Equal(t, "https://git.example.org/shop/pay", clean["org.opencontainers.image.source"])
 	assert.Equal(t, p.tree.Commit, clean["org.opencontainers.image.revision"])
 	assert.Equal(t, p.tree.Commit[:12], clean["org.opencontainers.image.version"])
@@ -63,11 +63,11 @@ func TestLabels(t *testing.T) {
 	s.Image.Platform, s.Image.Registry = "linux/arm64", "registry.example.org"
 	p, err = makePlan(t.Context(), s)
 	require.NoError(t, err)
-	assert.NotEqual(t, clean[settingsLabel], p.labels()[settingsLabel])
+	assert.NotEqual(t, clean[settingsLabel], p.labels(builderGo)[settingsLabel])
 
 	require.NoError(t, os.WriteFile(filepath.Join(s.Dir, "new.go"), []byte("package pay\n"), 0o644))
 	p, err = makePlan(t.Context(), s)
 	require.NoError(t, err)
-	assert.NotContains(t, p.labels(), "org.opencontainers.image.revision", "no commit holds these files")
+	assert.NotContains(t, p.labels(builderGo), "org.opencontainers.image.revision", "no commit holds these files")
 	assert.ErrorContains(t, p.mayPush(), "new.go")
 }
