@@ -16,6 +16,7 @@ import (
 	"golang.org/x/mod/modfile"
 	"golang.org/x/mod/module"
 
+	"github.com/grimoire-build/grimoire/internal/mask"
 	"github.com/grimoire-build/grimoire/internal/stage"
 )
 
@@ -131,7 +132,8 @@ func resolve(s Service, getenv func(string) string) (Service, []Setting, []setti
 // Settings lists every setting with its value and where that came from: the magefile, the environment, or a default.
 // Secrets are no settings: they come from the environment alone and are not listed.
 func Settings(context.Context) error {
-	_, settings, errs := resolve(Configured(), os.Getenv)
+	service, settings, errs := resolve(Configured(), os.Getenv)
+	service.hide()
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	for _, s := range settings {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", s.Name, orDash(stage.Mask(s.Value)), s.Source, s.Env)
@@ -169,6 +171,17 @@ func withoutLogin(repository string) string {
 	return scheme + rest[i+1:]
 }
 
+// withoutSecrets is a list of arguments without the values of those that are named like secrets, which an image refuses.
+func withoutSecrets(args string) string {
+	fields := strings.Fields(args)
+	for i, field := range fields {
+		if name, _, ok := strings.Cut(field, "="); ok && mask.SecretName(name) {
+			fields[i] = name + "=" + mask.Mark
+		}
+	}
+	return strings.Join(fields, " ")
+}
+
 type resolver struct {
 	getenv   func(string) string
 	settings []Setting
@@ -203,6 +216,9 @@ func value[T comparable](r *resolver, p *T, name, env string, def T, parse func(
 	text := fmt.Sprint(*p)
 	if env == "ENVIRONMENT_REPOSITORY" || env == "PROMOTE_FROM" {
 		text = withoutLogin(text)
+	}
+	if env == "IMAGE_ARGS" {
+		text = withoutSecrets(text)
 	}
 	r.add(name, env, text, source)
 }

@@ -176,10 +176,13 @@ func TestWithoutLogin(t *testing.T) {
 
 func TestSettingsHoldNoLogin(t *testing.T) {
 	_, settings, err := resolved(Service{Dir: newModule(t, "module example.org/pay\n")}, env(map[string]string{
-		"ENVIRONMENT_REPOSITORY": "https://user:secret@git.example.org/env.git",
+		"ENVIRONMENT_REPOSITORY": "https://user:secret@git.example.org/env.git", "IMAGE_ARGS": "MODE=x NPM_TOKEN=secret=1 LAST",
 	}))
 	require.NoError(t, err)
 	for _, s := range settings {
 		assert.NotContains(t, s.Value, "secret", s.Name)
+		if s.Name == "Image.Args" {
+			assert.Equal(t, "MODE=x NPM_TOKEN=*** LAST", s.Value)
+		}
 	}
 }

@@ -59,6 +59,7 @@ func RunStage(ctx context.Context, name string, body func(context.Context, Servi
 			if err != nil {
 				return "", err
 			}
+			s.hide()
 			return plan(ctx, s)
 		}))
 	}
@@ -67,11 +68,19 @@ func RunStage(ctx context.Context, name string, body func(context.Context, Servi
 		if err != nil {
 			return err
 		}
+		s.hide()
 		_ = ignore(filepath.Join(s.Dir, s.Build)) // who needs the folder says so
 		stage.Report(filepath.Join(s.Dir, s.Build))
 		stage.Describe(s.Name, "")
 		return body(ctx, s)
 	}, options...)
+}
+
+// hide has the secrets of the image struck out of what is printed, which the magefile may have named.
+func (s Service) hide() {
+	for name := range strings.FieldsSeq(s.Image.Secrets) {
+		stage.AddSecret(os.Getenv(name))
+	}
 }
 
 func init() {

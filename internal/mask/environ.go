@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -20,19 +21,27 @@ var passwordName = regexp.MustCompile(`(?i)(^|_)(PASS|PASSWD|PASSWORD|PASSPHRASE
 // kubeconfigSecret matches the fields of a kubeconfig that are secrets.
 var kubeconfigSecret = regexp.MustCompile(`(?m)^[\s-]*(?:token|password|client-key-data|id-token|refresh-token|access-token|client-secret):\s*["']?([^"'\s]+)`)
 
-// AddEnviron tells m of the secrets in an environment, each "NAME=value": by their variable's name, the logins in URLs, the
-// headers for a telemetry collector, and what is secret in the kubeconfig of KUBECONFIG_DATA. What only names a file, and
-// numbers and truth values, are none. It returns those that are only a part of a variable, which a CI does not know.
+// AddEnviron tells m of the secrets in an environment, each "NAME=value": by their variable's name, those that IMAGE_SECRETS names,
+// the logins in URLs, the headers for a telemetry collector, and what is secret in the kubeconfig of KUBECONFIG_DATA. What only names
+// a file, and numbers and truth values, are none. It returns those that are only a part of a variable, which a CI does not know.
 func (m *Masker) AddEnviron(environ []string) (parts []string) {
 	part := func(secret string) {
 		if m.Add(secret) {
 			parts = append(parts, secret)
 		}
 	}
+	var named []string
+	for _, entry := range environ {
+		if names, ok := strings.CutPrefix(entry, "IMAGE_SECRETS="); ok {
+			named = strings.Fields(names)
+		}
+	}
 	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
 		switch {
 		case name == "IMAGE_SECRETS": // names variables, and holds none
+		case slices.Contains(named, name):
+			m.AddValue(value)
 		case name == "KUBECONFIG_DATA":
 			m.Add(value)
 			if config, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(value), "")); err == nil {
@@ -57,6 +66,13 @@ func (m *Masker) AddEnviron(environ []string) (parts []string) {
 		}
 	}
 	return parts
+}
+
+// AddValue tells m of the value of a variable that somebody has called a secret. What only names a file, and truth values, are none.
+func (m *Masker) AddValue(value string) {
+	if !innocent(value, true) {
+		m.Add(value)
+	}
 }
 
 // logins returns the passwords, and tokens in place of one, in the URLs of a text.

@@ -109,12 +109,13 @@ func TestAddEnviron(t *testing.T) {
 		"ENVIRONMENT_REPOSITORY=https://bot:pass%2Fword1@git.example.org/envs.git",
 		"GIT_URL=https://only-a-token@git.example.org/x",
 		"OTEL_EXPORTER_OTLP_HEADERS=authorization=Basic%20Zm9vOmJhcg==,x=y",
-		"TOKEN_FILE=" + file, "PASSWORD_REQUIRED=true", "TOKEN_BUDGET=100000", "DB_PASSWORD=12345678", "SLACK_WEBHOOK_URL=https://hooks.example.org/T0/B0/xyz", "HOME=/home/somebody", "IMAGE_SECRETS=NPM_AUTH_NAME", "KEYBOARD=qwertyuiop",
+		"TOKEN_FILE=" + file, "PASSWORD_REQUIRED=true", "TOKEN_BUDGET=100000", "DB_PASSWORD=12345678", "SLACK_WEBHOOK_URL=https://hooks.example.org/T0/B0/xyz", "HOME=/home/somebody", "IMAGE_SECRETS=NPM_AUTH_NAME  LICENCE CERTIFICATE", "KEYBOARD=qwertyuiop",
+		"LICENCE=abcdefghij", "CERTIFICATE=" + file,
 		"SSH_AUTH_SOCK=" + file,
 	})
 	for _, s := range []string{
 		"registry-pass", "ghs_0123456789", "wJalrXUtnF", "eyJhbGciOi.x", "LS0tLS1CRUdJTg==", "pass/word1", "pass%2Fword1",
-		"only-a-token", "12345678", "https://hooks.example.org/T0/B0/xyz", "Basic Zm9vOmJhcg==",
+		"only-a-token", "12345678", "https://hooks.example.org/T0/B0/xyz", "Basic Zm9vOmJhcg==", "abcdefghij",
 	} {
 		assert.Equal(t, "<"+mask.Mark+">", strings.ReplaceAll(m.Mask("<"+s+">"), "==>", ">"), s)
 	}

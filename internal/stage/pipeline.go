@@ -570,6 +570,9 @@ func CurrentForge() forge.Forge { return Default().forge }
 // Mask strikes the secrets of the run out of a text.
 func Mask(text string) string { return Default().masker.Mask(text) }
 
+// AddSecret has the value of a variable struck out from here on, as one that is known to be a secret by its name.
+func AddSecret(value string) { Default().masker.AddValue(value) }
+
 // Result prints a line on stdout, which is kept for the results of targets.
 func Result(line string) error { return Default().printer.result(line) }
 
