@@ -138,6 +138,10 @@ func (s *session) attachTo(ctx context.Context, subject string, statements []Sta
 	if err != nil {
 		return err
 	}
+	listed, err := s.listed(ctx, described.Digest)
+	if err != nil {
+		return err
+	}
 	var manifests []*rawManifest
 	var blobs []v1.Layer
 	for _, statement := range statements {
@@ -145,8 +149,10 @@ func (s *session) attachTo(ctx context.Context, subject string, statements []Sta
 		if err != nil {
 			return err
 		}
-		if _, err := s.get(ctx, s.ref.Context().Digest(manifest.digest.String())); err == nil {
-			continue
+		if listed[manifest.digest] {
+			if _, err := s.get(ctx, s.ref.Context().Digest(manifest.digest.String())); err == nil {
+				continue
+			}
 		}
 		if len(manifests) > 0 {
 			parts = parts[1:] // all have the same empty configuration
@@ -408,7 +414,8 @@ func spdxStatement(img v1.Image, platform *v1.Platform, mains []mainPackage, bom
 
 // Copy copies an image by digest, or an index with all its images, from one reference to another, which names a tag. What is
 // attached to it goes along. It returns the digest, which is the same at both places. The registry's login goes to its Host alone,
-// the other one's comes from Docker's configuration. The tag moves last, and nothing is sent where it names the image already.
+// the other one's comes from Docker's configuration. What is there already is not sent again. The tag moves last, when all of it is
+// there.
 func (r Registry) Copy(ctx context.Context, from, to string) (string, error) {
 	source, err := r.session(ctx, "copying", from)
 	if err != nil {
@@ -418,33 +425,47 @@ func (r Registry) Copy(ctx context.Context, from, to string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if _, ok := target.ref.(name.Tag); !ok {
+	tag, ok := target.ref.(name.Tag)
+	if !ok {
 		return "", fmt.Errorf("copying %q: %q names no tag to copy it to; add one", from, to)
 	}
 	found, err := source.artifact(ctx)
 	if err != nil {
 		return "", source.explain(ctx, err)
 	}
-	digest, err := target.push(ctx, found)
-	if err != nil {
-		return "", target.explain(ctx, err)
-	}
 	images, err := subjectsOf(found)
 	if err != nil {
 		return "", source.explain(ctx, err)
+	}
+	whole := target.at(images[0])
+	if _, err := whole.push(ctx, found); err != nil {
+		return "", target.explain(ctx, err)
 	}
 	for _, image := range images {
 		attached, err := source.referrers(ctx, image)
 		if err != nil {
 			return "", source.explain(ctx, err)
 		}
+		listed, err := target.listed(ctx, image)
+		if err != nil {
+			return "", target.explain(ctx, err)
+		}
 		for _, artifact := range attached {
-			if _, err := target.at(artifact.digest).push(ctx, artifact.Image); err != nil {
+			own := target.at(artifact.digest)
+			if listed[artifact.digest] {
+				if _, err := own.get(ctx, own.ref); err == nil {
+					continue
+				}
+			}
+			if err := own.put(ctx, artifact.Image); err != nil {
 				return "", target.explain(ctx, err)
 			}
 		}
 	}
-	return digest, nil
+	if err := whole.tag(ctx, []string{tag.TagStr()}); err != nil {
+		return "", target.explain(ctx, err)
+	}
+	return images[0].String(), nil
 }
 
 // at is the session for another digest of the same repository.
@@ -467,7 +488,7 @@ func (s *session) artifact(ctx context.Context) (Artifact, error) {
 	return found.Image()
 }
 
-// subjectsOf are the digests of an artifact and of the images in it.
+// subjectsOf are the digests of an artifact, which is the first, and of the images in it.
 func subjectsOf(a Artifact) ([]v1.Hash, error) {
 	digest, err := a.Digest()
 	if err != nil {
@@ -493,17 +514,37 @@ type referrer struct {
 	digest v1.Hash
 }
 
+// listing is what the registry says is attached to an image.
+func (s *session) listing(ctx context.Context, to v1.Hash) (*v1.IndexManifest, error) {
+	options := append(s.options(ctx), remote.WithTransport(&retryTransport{s}))
+	index, err := remote.Referrers(s.ref.Context().Digest(to.String()), options...)
+	if err != nil {
+		return nil, err
+	}
+	return index.IndexManifest()
+}
+
+// listed has what is found by the image that it is attached to. A manifest that is only there is not, where an earlier run ended before
+// it had put it into the index of a registry without the API.
+func (s *session) listed(ctx context.Context, to v1.Hash) (map[v1.Hash]bool, error) {
+	manifest, err := s.listing(ctx, to)
+	if err != nil {
+		return nil, err
+	}
+	all := map[v1.Hash]bool{}
+	for _, described := range manifest.Manifests {
+		all[described.Digest] = true
+	}
+	return all, nil
+}
+
 // referrers are what is attached to an image.
 func (s *session) referrers(ctx context.Context, of v1.Hash) ([]referrer, error) {
+	manifest, err := s.listing(ctx, of)
+	if err != nil {
+		return nil, err
+	}
 	options := append(s.options(ctx), remote.WithTransport(&retryTransport{s}))
-	index, err := remote.Referrers(s.ref.Context().Digest(of.String()), options...)
-	if err != nil {
-		return nil, err
-	}
-	manifest, err := index.IndexManifest()
-	if err != nil {
-		return nil, err
-	}
 	all := make([]referrer, len(manifest.Manifests))
 	var fetching errgroup.Group
 	fetching.SetLimit(uploads)

@@ -133,6 +133,42 @@ func attach(t *testing.T, serve func(t *testing.T, gates ...gate) string) {
 	assert.Equal(t, built.Statements, parsed)
 }
 
+// What was ended between a statement's manifest and the index that names it is made up for by the next time. A copy's tag waits for it.
+func TestAttachAndCopyAfterOnesThatWereEnded(t *testing.T) {
+	onEachRegistry(t, attachAndCopyAfterOnesThatWereEnded)
+}
+
+func attachAndCopyAfterOnesThatWereEnded(t *testing.T, serve func(t *testing.T, gates ...gate) string) {
+	index := func(req *http.Request) bool {
+		return req.Method == http.MethodPut && strings.Contains(req.URL.Path, "/manifests/sha256-")
+	}
+	r := testRegistry(t)
+	host, other := serve(t, failing(1, http.StatusForbidden, index)), serve(t, failing(1, http.StatusForbidden, index))
+	img, digest := randomImage(t, 1)
+	_, err := r.Push(t.Context(), host+"/shop/pay:1", img)
+	require.NoError(t, err)
+	statement, err := newStatement(digest, PredicateProvenance, "built")
+	require.NoError(t, err)
+	require.Error(t, r.Attach(t.Context(), host+"/shop/pay:1", statement))
+	assert.Empty(t, referrersByORAS(t, host+"/shop/pay", digest))
+	for range 2 {
+		require.NoError(t, r.Attach(t.Context(), host+"/shop/pay:1", statement))
+		assert.Contains(t, referrersByORAS(t, host+"/shop/pay", digest), PredicateProvenance)
+	}
+
+	_, err = r.Copy(t.Context(), host+"/shop/pay:1", other+"/live/pay:1")
+	require.Error(t, err)
+	there, err := r.Exists(t.Context(), other+"/live/pay:1")
+	require.NoError(t, err)
+	assert.False(t, there, "the tag comes last")
+	for range 2 {
+		copied, err := r.Copy(t.Context(), host+"/shop/pay:1", other+"/live/pay:1")
+		require.NoError(t, err)
+		assert.Equal(t, digest, copied)
+		assert.Contains(t, referrersByORAS(t, other+"/live/pay", digest), PredicateProvenance)
+	}
+}
+
 func TestParseStatementsRefuses(t *testing.T) {
 	for _, text := range []string{"{", "{}", `{"subject":[{"digest":{"sha512":"x"}}],"predicateType":"t"}`, "null"} {
 		_, err := ParseStatements([]byte(text))

@@ -332,16 +332,20 @@ func (s *session) push(ctx context.Context, img Artifact) (string, error) {
 	case err != nil && !hasStatus(err, http.StatusNotFound, http.StatusForbidden):
 		return "", err
 	}
+	return digest.String(), s.put(ctx, img)
+}
+
+// put uploads what the registry does not have, and the manifest in any case.
+func (s *session) put(ctx context.Context, img Artifact) error {
 	pusher, err := remote.NewPusher(s.options(ctx)...)
 	if err != nil {
-		return "", err
+		return err
 	}
 	if err := s.uploadParts(ctx, pusher, img); err != nil {
-		return "", err
+		return err
 	}
 	// The tag comes last, so that it never names an image that is not whole.
-	err = s.retry(ctx, func() error { return pusher.Put(ctx, s.ref, img) })
-	return digest.String(), err
+	return s.retry(ctx, func() error { return pusher.Put(ctx, s.ref, img) })
 }
 
 // uploadParts uploads everything but the manifest.
