@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -284,6 +285,69 @@ func pushAndLookUp(t *testing.T, serve func(t *testing.T, gates ...gate) string)
 			_, err = io.Copy(io.Discard, content)
 			assert.NoError(t, err)
 		})
+	}
+}
+
+// resetting ends the first n requests that match in the middle, as a proxy does whose registry has gone: by HTTP/2 a reset of the stream.
+func resetting(n int64, matches func(*http.Request) bool) gate {
+	return func(next http.Handler) http.Handler {
+		var left atomic.Int64
+		left.Store(n)
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if matches(req) && left.Add(-1) >= 0 {
+				panic(http.ErrAbortHandler)
+			}
+			next.ServeHTTP(w, req)
+		})
+	}
+}
+
+func TestPushByHTTP2(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		matches func(*http.Request) bool
+	}{
+		{name: "questions", matches: func(req *http.Request) bool { return strings.Contains(req.URL.Path, "/shop/pay/") }},
+		{name: "uploads", matches: method(http.MethodPost, http.MethodPatch)},
+		{name: "commits", matches: method(http.MethodPut)},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			cleanEnvironment(t)
+			var others atomic.Int64
+			server := httptest.NewUnstartedServer(gated(func(next http.Handler) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+					if req.ProtoMajor != 2 {
+						others.Add(1)
+					}
+					next.ServeHTTP(w, req)
+				})
+			}, resetting(3, test.matches)))
+			server.EnableHTTP2 = true
+			server.StartTLS()
+			t.Cleanup(server.Close)
+			r := testRegistry(t)
+			r.Transport = server.Client().Transport
+			img, want := randomImage(t, 1)
+			digest, err := r.Push(t.Context(), server.Listener.Addr().String()+"/shop/pay:1", img)
+			require.NoError(t, err)
+			assert.Equal(t, want, digest)
+			assert.Zero(t, others.Load(), "requests by another protocol")
+		})
+	}
+}
+
+// What net/http says when a connection that several requests share is gone; none of these has a type.
+func TestBrokenByHTTP2(t *testing.T) {
+	for text, want := range map[string]error{
+		"http2: client connection lost": errReset,
+		"http2: server sent GOAWAY and closed the connection; LastStreamID=1, ErrCode=NO_ERROR, debug=\"\"": errReset,
+		"stream error: stream ID 7; INTERNAL_ERROR; received from peer":                                     errReset,
+		"http2: request header list larger than peer's advertised limit":                                    nil,
+		"tls: failed to verify certificate: x509: certificate has expired":                                  nil,
+	} {
+		err := &url.Error{Op: "Get", URL: "https://registry.example.org", Err: errors.New(text)}
+		assert.Equal(t, want, broken(err), text)
+		assert.Equal(t, want != nil, passing(err), text)
 	}
 }
 

@@ -119,11 +119,21 @@ func passing(err error) bool {
 	return errors.As(err, &network) && network.Timeout()
 }
 
+// errReset is how a connection broke that several requests shared.
+var errReset = errors.New("reset by HTTP/2")
+
 // broken returns how a connection broke, nil where none did.
 func broken(err error) error {
 	for _, how := range []error{syscall.ECONNRESET, syscall.EPIPE, io.ErrUnexpectedEOF, io.EOF, net.ErrClosed} {
 		if errors.Is(err, how) {
 			return how
+		}
+	}
+	// What net/http says of its own connections by HTTP/2 has no type: a stream that was reset, a server that is going away, a
+	// connection that is lost, closed or not usable.
+	for _, how := range []string{"stream error: ", "GOAWAY", "http2: client conn"} {
+		if strings.Contains(err.Error(), how) {
+			return errReset
 		}
 	}
 	return nil
