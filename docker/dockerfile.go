@@ -2,6 +2,7 @@ package docker
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"regexp"
 	"slices"
@@ -17,6 +18,7 @@ var (
 	otherDirective  = regexp.MustCompile(`(?i)^#\s*[a-z]+\s*=`)
 	heredoc         = regexp.MustCompile(`^\d*<<-?(?:"([^"]+)"|'([^']+)'|([^<"']+))$`) // a word; << in a calculation and <<< are none
 	fromFlag        = regexp.MustCompile(`(?:^|[\s,])(?:--)?from=("[^"]*"|[^\s,"]+)`)
+	download        = regexp.MustCompile(`://|^[A-Za-z0-9._-]+@[^:/]+:|^github\.com/`) // the last two are how git is told of repositories
 	variable        = regexp.MustCompile(`\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)(?::([-+])([^}]*))?\})`)
 )
 
@@ -26,7 +28,9 @@ var (
 // Source: https://docs.docker.com/reference/dockerfile/
 func baseImages(dockerfile string, args map[string]string) ([]string, error) {
 	var images []string
-	values := map[string]string{} // of the arguments that stand before the first FROM
+	values := map[string]string{}    // of the arguments that stand before the first FROM
+	inStage := map[string]string{}   // of the stage's own arguments
+	environment := map[string]bool{} // the variables that hold instead of arguments, in this stage or one that is built on it
 	stages := map[string]bool{}
 	count := 0
 	add := func(image string) error {
@@ -44,22 +48,45 @@ func baseImages(dockerfile string, args map[string]string) ([]string, error) {
 		images = append(images, ref.Name())
 		return nil
 	}
-	for _, i := range instructions(dockerfile) {
+	all := instructions(dockerfile)
+	for _, i := range all {
+		if i.name != "ENV" {
+			continue
+		}
+		for field := range strings.FieldsSeq(i.rest) {
+			name, _, set := strings.Cut(field, "=")
+			environment[name] = true
+			if !set {
+				break // the rest is the value
+			}
+		}
+	}
+	for _, i := range all {
 		var err error
 		switch i.name {
 		case "#SYNTAX":
 			err = add(i.rest)
 		case "ARG":
-			if count > 0 {
-				continue // of a stage, where FROM cannot see it
-			}
 			for field := range strings.FieldsSeq(i.rest) {
-				name, value, _ := strings.Cut(field, "=")
-				value = expand(strings.Trim(value, `"'`), values)
-				if given, ok := args[name]; ok {
+				name, value, set := strings.Cut(field, "=")
+				value = strings.Trim(value, `"'`)
+				given, ok := args[name]
+				switch {
+				case count == 0:
+					value = expand(value, values)
+				case !set: // as it was before the first FROM
+					value = values[name]
+				default:
+					value = expand(value, inStage)
+				}
+				if ok {
 					value = given
 				}
-				values[name] = value
+				if count == 0 {
+					values[name] = value
+				} else { // where FROM cannot see it
+					inStage[name] = value
+				}
 			}
 		case "FROM":
 			fields := slices.DeleteFunc(strings.Fields(i.rest), func(f string) bool { return strings.HasPrefix(f, "--") })
@@ -69,6 +96,7 @@ func baseImages(dockerfile string, args map[string]string) ([]string, error) {
 			err = add(fields[0])
 			stages[fmt.Sprint(count)] = true
 			count++
+			clear(inStage)
 			if len(fields) == 3 && strings.EqualFold(fields[1], "AS") {
 				stages[strings.ToLower(fields[2])] = true
 			}
@@ -79,9 +107,21 @@ func baseImages(dockerfile string, args map[string]string) ([]string, error) {
 				}
 			}
 		case "ADD":
-			for field := range strings.FieldsSeq(i.rest) {
-				if strings.Contains(field, "://") || strings.HasPrefix(strings.Trim(field, `["'`), "git@") {
-					return nil, fmt.Errorf("%w: the Dockerfile downloads %s by ADD", ErrUnknownInputs, withoutUserinfo(strings.Trim(field, `[]"',`)))
+			for _, source := range sourcesOf(i.rest) {
+				known := true
+				for _, match := range variable.FindAllStringSubmatch(source, -1) {
+					name := cmp.Or(match[1], match[2])
+					_, ok := inStage[name]
+					known = known && ok && !environment[name]
+				}
+				if known {
+					source = expand(source, inStage)
+				}
+				if strings.Contains(source, "$") {
+					return nil, fmt.Errorf("%w: the Dockerfile takes %s by ADD, whose value is not known", ErrUnknownInputs, source)
+				}
+				if download.MatchString(source) {
+					return nil, fmt.Errorf("%w: the Dockerfile downloads %s by ADD", ErrUnknownInputs, withoutUserinfo(source))
 				}
 			}
 		}
@@ -91,6 +131,25 @@ func baseImages(dockerfile string, args map[string]string) ([]string, error) {
 	}
 	slices.Sort(images)
 	return slices.Compact(images), nil
+}
+
+// sourcesOf are what ADD takes: its words without flags, and without the last one, which is where it puts them.
+func sourcesOf(rest string) []string {
+	words := strings.Fields(rest)
+	for len(words) > 0 && strings.HasPrefix(words[0], "--") {
+		words = words[1:]
+	}
+	var list []string
+	if json.Unmarshal([]byte(strings.Join(words, " ")), &list) == nil {
+		words = list
+	}
+	if len(words) > 0 {
+		words = words[:len(words)-1]
+	}
+	for i, word := range words {
+		words[i] = strings.Trim(word, `[]"',`)
+	}
+	return words
 }
 
 // flags are the words at the beginning of an instruction that begin with two hyphens.

@@ -266,7 +266,7 @@ func TestEngineInputs(t *testing.T) {
 }
 
 func TestBaseImages(t *testing.T) {
-	args := map[string]string{"GO": "1.26", "STAGE": "x"}
+	args := map[string]string{"GO": "1.26", "STAGE": "x", "URL": "https://example.org/x"}
 	for _, test := range []struct {
 		name, dockerfile string
 		want             []string // nil: cannot be told
@@ -289,6 +289,20 @@ func TestBaseImages(t *testing.T) {
 		{"by digest", "FROM example.org/a:1@sha256:" + strings.Repeat("0", 64) + "\n", []string{"example.org/a@sha256:" + strings.Repeat("0", 64)}},
 		{"downloads", "FROM scratch\nADD https://example.org/x /\n", nil},
 		{"adds a file", "FROM scratch\nADD x.tar /\n", []string{}},
+		{"downloads by git", "FROM scratch\nADD git@example.org:a/b.git /\n", nil},
+		{"downloads by a short name", "FROM scratch\nADD --chown=1:1 github.com/a/b /\n", nil},
+		{"downloads in a list", "FROM scratch\nADD [\"a b\", \"https://example.org/x\", \"/\"]\n", nil},
+		{"downloads an argument", "FROM scratch\nARG JAR=https://example.org/x\nADD ${JAR} /app.jar\n", nil},
+		{"downloads an argument of an argument", "FROM scratch\nARG HOST=https://example.org\nARG JAR=$HOST/x\nADD $JAR /app.jar\n", nil},
+		{"downloads an argument of all stages", "ARG JAR=https://example.org/x\nFROM scratch\nARG JAR\nADD ${JAR} /app.jar\n", nil},
+		{"downloads what is given", "FROM scratch\nARG URL=a.jar\nADD ${URL} /app.jar\n", nil},
+		{"downloads by default", "FROM scratch\nARG JAR\nADD ${JAR:-https://example.org/x} /app.jar\n", nil},
+		{"adds an argument", "FROM scratch\nARG JAR=target/app.jar\nADD --chown=$UID ${JAR} ${JAR:-x} $HOME/app.jar\n", []string{}},
+		{"adds an argument of another stage", "FROM scratch\nARG JAR=a.jar\nFROM scratch\nADD ${JAR} /\n", nil},
+		{"adds a variable", "FROM scratch\nARG JAR=a.jar\nENV MODE=x JAR=https://example.org/x\nADD ${JAR} /\n", nil},
+		{"adds a variable of the old form", "FROM scratch\nARG JAR=a.jar\nENV JAR https://example.org/x\nADD ${JAR} /\n", nil},
+		{"adds what may be of the base", "FROM scratch\nADD ${JAR:-a.jar} /\n", nil},
+		{"adds a part of a variable", "FROM scratch\nARG JAR=a.jar\nADD ${JAR%.jar} /\n", nil},
 		{"no reference", "FROM UPPER:1\n", nil},
 		{"no image", "FROM\n", nil},
 	} {
@@ -306,7 +320,7 @@ func TestBaseImages(t *testing.T) {
 
 func FuzzBaseImages(f *testing.F) {
 	for _, seed := range []string{
-		"FROM a:1 AS b\nCOPY --from=c:2 / /\n", "# escape=`\n# syntax=x\nARG A=${B:-c}\nFROM $A\nRUN <<E\nE\n", "FROM \\\n\\\n", "RUN <<A <<A\n", "ARG =\nFROM ${",
+		"FROM a:1 AS b\nCOPY --from=c:2 / /\n", "FROM a\nARG A=$B\nENV C d\nADD [\"$A\", \"/\"]\nADD ${A:-x} --a $ /\n", "# escape=`\n# syntax=x\nARG A=${B:-c}\nFROM $A\nRUN <<E\nE\n", "FROM \\\n\\\n", "RUN <<A <<A\n", "ARG =\nFROM ${",
 	} {
 		f.Add(seed)
 	}
