@@ -442,7 +442,16 @@ func (o GoOptions) assemble(base v1.Image, layers []mutate.Addendum, entrypoint 
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration of the base: %w", err)
 	}
-	config = config.DeepCopy()
+	img, err = mutate.ConfigFile(img, o.configure(config, entrypoint, platform))
+	if err != nil {
+		return nil, fmt.Errorf("writing the configuration: %w", err)
+	}
+	return img, nil
+}
+
+// configure is the configuration of the image on a base that has another one.
+func (o GoOptions) configure(base *v1.ConfigFile, entrypoint string, platform *v1.Platform) *v1.ConfigFile {
+	config := base.DeepCopy()
 	config.OS, config.Architecture, config.Variant = platform.OS, platform.Architecture, cmp.Or(platform.Variant, config.Variant)
 	config.Created = v1.Time{Time: o.Created}
 	config.Config.Entrypoint = []string{path.Join(binaryFolder, entrypoint)}
@@ -462,11 +471,7 @@ func (o GoOptions) assemble(base v1.Image, layers []mutate.Addendum, entrypoint 
 		}
 		config.Config.ExposedPorts[fmt.Sprintf("%d/tcp", o.Port)] = struct{}{}
 	}
-	img, err = mutate.ConfigFile(img, config)
-	if err != nil {
-		return nil, fmt.Errorf("writing the configuration: %w", err)
-	}
-	return img, nil
+	return config
 }
 
 // user returns who runs in the image: never root unless told, and never a name.
@@ -620,12 +625,15 @@ func (g *goCommand) notMain(ctx context.Context, pattern string) error {
 // buildTags has the time zones built in, for an image has no files of them.
 const buildTags = "-tags=timetzdata"
 
+// buildFlags are the same for each binary.
+var buildFlags = []string{"-trimpath", "-buildvcs=false", buildTags}
+
 // build compiles the packages into a folder, whose name ends with a separator, each under its binary's name.
 func (g *goCommand) build(ctx context.Context, packages []mainPackage, dir, ldflags string) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return fmt.Errorf("making a folder for the binaries: %w", err)
 	}
-	args := []string{"build", "-o", dir, "-trimpath", "-buildvcs=false", buildTags, "-ldflags=" + ldflags, "--"}
+	args := slices.Concat([]string{"build", "-o", dir}, buildFlags, []string{"-ldflags=" + ldflags, "--"})
 	var paths []string
 	for _, p := range packages {
 		paths = append(paths, p.ImportPath)

@@ -13,9 +13,12 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/grimoire-build/grimoire/internal/process"
 )
@@ -104,10 +107,6 @@ func (b *GoBuild) inputs(ctx context.Context) (string, error) {
 	}
 	h := newInputHash("go")
 	h.add("toolchain", b.goVersion)
-	h.add("user", b.User)
-	h.add("env", b.Env...)
-	h.add("port", fmt.Sprint(b.Port))
-	h.add("ldflags", b.LDFlags)
 	h.addLabels(b.Labels)
 	for i, platform := range b.platforms {
 		h.add("platform", platform.String())
@@ -119,8 +118,13 @@ func (b *GoBuild) inputs(ctx context.Context) (string, error) {
 			}
 			h.add("layer", diffID.String())
 		}
+		recipe, err := b.recipe(b.bases[i], platform)
+		if err != nil {
+			return "", err
+		}
+		h.add("recipe", recipe...)
 		for _, main := range b.mains {
-			h.add("main", main.ImportPath)
+			h.add("main", main.ImportPath, path.Join(binaryFolder, main.name))
 		}
 		packages := b.listed
 		if i > 0 {
@@ -141,6 +145,27 @@ func (b *GoBuild) inputs(ctx context.Context) (string, error) {
 		}
 	}
 	return h.sum(), nil
+}
+
+// recipe is how an image on a base is made: what the compiler and the linker are told, and the configuration. It leaves out what
+// changes with each commit, and the labels, which may.
+func (b *GoBuild) recipe(base *goBase, platform *v1.Platform) ([]string, error) {
+	options := b.GoOptions
+	options.Version, options.Created, options.Labels = "", epoch, nil
+	env, err := goEnvironment(platform, b.CGO)
+	if err != nil {
+		return nil, err
+	}
+	was, err := base.image.ConfigFile()
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration of the base: %w", err)
+	}
+	config := options.configure(was, b.mains[0].name, platform)
+	text, err := json.Marshal(config.Config)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat(buildFlags, []string{"-ldflags=" + options.ldflags()}, env, []string{config.OS, config.Architecture, config.Variant, string(text)}), nil
 }
 
 // compiledPackage is a package as `go list -deps` reports it.

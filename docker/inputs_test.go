@@ -110,6 +110,31 @@ func TestGoInputsOfOptions(t *testing.T) {
 	assert.Equal(t, was, goInputsOf(t, dir, "./cmd/a", nil), "nor is what the build does not see")
 }
 
+// What we choose ourselves is an input like what we are told: a later version of this package may choose otherwise.
+func TestGoInputsHoldTheRecipe(t *testing.T) {
+	temporary(t)
+	r, host := testRegistry(t), serveRegistry(t)
+	_, err := r.Push(t.Context(), host+"/base:1", baseImage(t, "nonroot", true))
+	require.NoError(t, err)
+	build, err := NewGoBuild(t.Context(), GoOptions{
+		Dir: monorepo(t), Packages: []string{"./cmd/a"}, Base: host + "/base:1", Registry: r, Env: []string{"A=1"}, Port: 80, LDFlags: "-X=main.x=1",
+		Version: "4f2a", Created: time.Unix(7, 0), Labels: map[string]string{ofCommit[1]: "4f2a"}, Cache: t.TempDir(),
+	})
+	require.NoError(t, err)
+	require.NoError(t, build.findBases(t.Context()))
+	recipe, err := build.recipe(build.bases[0], build.platforms[0])
+	require.NoError(t, err)
+	env, err := goEnvironment(build.platforms[0], false)
+	require.NoError(t, err)
+	assert.Subset(t, recipe, env)
+	assert.Subset(t, recipe, []string{"-trimpath", "-buildvcs=false", "-tags=timetzdata", "-ldflags=-s -w -X=main.x=1", "linux", "amd64"})
+	config := recipe[len(recipe)-1]
+	for _, want := range []string{`"User":"65532:65532"`, `"Env":["PATH=/opt/bin","MODE=base","A=1"]`, `"Entrypoint":["/usr/local/bin/a"]`, `"80/tcp"`} {
+		assert.Contains(t, config, want)
+	}
+	assert.NotContains(t, strings.Join(recipe, "\n"), "4f2a", "what changes with each commit")
+}
+
 func TestGoInputsWithCGO(t *testing.T) {
 	temporary(t)
 	r, host := testRegistry(t), serveRegistry(t)
