@@ -45,7 +45,8 @@ type BuildOptions struct {
 	NoCache bool
 	// Pull asks the registries for each base image, also where the engine has it; default: only for those that it does not have.
 	Pull bool
-	// Builder is BuildKit or Legacy; default what DOCKER_BUILDKIT says (1 or 0), else what the engine builds with by itself.
+	// Builder is BuildKit or Legacy; default what DOCKER_BUILDKIT says (1 or 0), else Legacy for a Network that BuildKit does not have,
+	// else what the engine builds with by itself.
 	Builder Builder
 	// Secrets are what `RUN --mount=type=secret,id=ID` sees, by ID. They are in no layer and in no log. They need BuildKit.
 	Secrets map[string][]byte
@@ -70,6 +71,9 @@ const (
 
 func (o BuildOptions) builder(engines Builder) (Builder, error) {
 	chosen := cmp.Or(o.Builder, engines)
+	if o.Builder == "" && o.ofTheEngine() {
+		chosen = Legacy
+	}
 	if wish := os.Getenv("DOCKER_BUILDKIT"); o.Builder == "" && wish != "" {
 		on, err := strconv.ParseBool(wish)
 		if err != nil {
@@ -81,12 +85,19 @@ func (o BuildOptions) builder(engines Builder) (Builder, error) {
 		}
 	}
 	switch {
+	case chosen == Legacy && engines == BuildKit && len(o.Secrets) > 0 && o.ofTheEngine():
+		return "", fmt.Errorf("secrets need BuildKit, whose steps reach no network %q; make it none, host or default, or do without secrets", o.Network)
 	case chosen != BuildKit && chosen != Legacy:
 		return "", fmt.Errorf("there is no builder %q; it can be %s or %s", chosen, BuildKit, Legacy)
 	case chosen == Legacy && len(o.Secrets) > 0:
 		return "", errors.New("secrets need BuildKit, which this engine does not build with; update it, or set DOCKER_BUILDKIT=1 where it has it")
 	}
 	return chosen, nil
+}
+
+// ofTheEngine says that Network is one of the engine's own, which BuildKit refuses.
+func (o BuildOptions) ofTheEngine() bool {
+	return o.Network != "" && o.Network != "default" && o.Network != "none" && o.Network != "host"
 }
 
 // Build builds the image and returns its ID ("sha256:…"), which is local to the engine and not the digest that a
@@ -103,6 +114,9 @@ func (e *Engine) Build(ctx context.Context, o BuildOptions) (string, error) {
 	builder, err := o.builder(e.builder)
 	if err != nil {
 		return "", fmt.Errorf("building an image: %w", err)
+	}
+	if o.Builder == "" && builder != e.builder && o.ofTheEngine() {
+		zerolog.Ctx(ctx).Info().Str("network", o.Network).Msg("BuildKit's steps reach no network of the engine, so the builder before it builds")
 	}
 	o.Builder = builder
 	files, err := openBuildContext(o.Context, o.Dockerfile, o.Without...)

@@ -233,6 +233,45 @@ func TestBuild(t *testing.T) {
 	assert.Equal(t, "hunter2", logins["https://index.docker.io/v1/"]["password"])
 }
 
+func TestBuilder(t *testing.T) {
+	secrets := map[string][]byte{"a": nil}
+	for _, test := range []struct {
+		name    string
+		o       BuildOptions
+		engines Builder
+		wish    string // DOCKER_BUILDKIT
+		want    Builder
+		err     string
+	}{
+		{name: "the engine's", engines: BuildKit, want: BuildKit},
+		{name: "an older engine's", engines: Legacy, want: Legacy},
+		{name: "wished for", engines: Legacy, wish: "1", want: BuildKit},
+		{name: "not wished for", engines: BuildKit, wish: "0", want: Legacy},
+		{name: "named", o: BuildOptions{Builder: Legacy}, engines: BuildKit, wish: "1", want: Legacy},
+		{name: "no wish", engines: BuildKit, wish: "maybe", err: `DOCKER_BUILDKIT is "maybe"`},
+		{name: "unknown", o: BuildOptions{Builder: "kaniko"}, engines: BuildKit, err: `there is no builder "kaniko"`},
+		{name: "secrets", o: BuildOptions{Secrets: secrets}, engines: Legacy, err: "secrets need BuildKit, which"},
+		{name: "without a network", o: BuildOptions{Network: "none"}, engines: BuildKit, want: BuildKit},
+		{name: "the host's network", o: BuildOptions{Network: "host"}, engines: BuildKit, want: BuildKit},
+		{name: "the default network", o: BuildOptions{Network: "default"}, engines: BuildKit, want: BuildKit},
+		{name: "a network", o: BuildOptions{Network: "shop"}, engines: BuildKit, want: Legacy},
+		{name: "a network, and BuildKit wished for", o: BuildOptions{Network: "shop"}, engines: BuildKit, wish: "1", want: BuildKit},
+		{name: "a network, and BuildKit named", o: BuildOptions{Network: "shop", Builder: BuildKit}, engines: BuildKit, want: BuildKit},
+		{name: "a network and secrets", o: BuildOptions{Network: "shop", Secrets: secrets}, engines: BuildKit, err: `reach no network "shop"; make it none`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Setenv("DOCKER_BUILDKIT", test.wish)
+			builder, err := test.o.builder(test.engines)
+			if test.err != "" {
+				require.ErrorContains(t, err, test.err)
+				return
+			}
+			require.NoError(t, err)
+			assert.Equal(t, test.want, builder)
+		})
+	}
+}
+
 func TestBuildFailures(t *testing.T) {
 	tests := []struct {
 		name   string

@@ -93,8 +93,8 @@ type ImageSettings struct {
 	// Secrets are variables of the environment, separated by spaces, that `RUN --mount=type=secret,id=NAME` of the
 	// Dockerfile sees. They are in no layer and in no log. They need BuildKit. Environment: IMAGE_SECRETS. Default: none.
 	Secrets string
-	// Network is what the Dockerfile's steps reach: none, host, or a network of the engine. Environment: IMAGE_NETWORK.
-	// Default: the engine's own.
+	// Network is what the Dockerfile's steps reach: none, host, or a network of the engine, for which the builder before BuildKit
+	// builds. Environment: IMAGE_NETWORK. Default: the engine's own.
 	Network string
 	// Latest is whether the image of the newest commit of the default branch is also tagged latest: on or off.
 	// Environment: IMAGE_LATEST. Default: on.
