@@ -49,6 +49,14 @@ type built struct {
 	Revision string `json:"revision,omitempty"`
 }
 
+// name is by what the image can be found where it is: an image of the same inputs that the registry holds has no tag of this commit.
+func (b built) name() string {
+	if b.Builder == builderRegistry {
+		return b.Digest
+	}
+	return b.Reference
+}
+
 // made is the image of this run. The targets of a run are functions, so this is how Push gets what Image made.
 var made record
 

@@ -37,7 +37,8 @@ func init() {
 // files, Dockerfile, base images, arguments, toolchain.
 //
 // The image is named REGISTRY_HOST/IMAGE_REPOSITORY:TAG, where the tag is 12 characters of the commit, with "-dirty" where
-// files differ from it. What was built is written to build/image.json; the CI's step gets the output image.
+// files differ from it. What was built is written to build/image.json; the CI's step gets the output image. What the registry holds
+// already is named by digest in that output and on stdout, since Push alone puts the commit's tag on it.
 func Image(ctx context.Context) error {
 	return targets.RunStage(ctx, "image",
 		func(ctx context.Context, s targets.Service) error {
@@ -49,13 +50,14 @@ func Image(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			stage.Made(ctx, b.Reference)
-			stage.Output(ctx, "image", b.Reference)
+			name := b.name()
+			stage.Made(ctx, name)
+			stage.Output(ctx, "image", name)
 			if err := made.set(p, b); err != nil {
 				return err
 			}
 			if targets.Requested("image") {
-				return stage.Result(b.Reference)
+				return stage.Result(name)
 			}
 			return nil
 		},
