@@ -215,7 +215,8 @@ func (e *Engine) build(ctx context.Context, files *buildContext, o BuildOptions)
 }
 
 // Push pushes one tag, and no other tag of its repository, with the login that r has for it. It returns the digest that
-// the image has in the registry ("sha256:…"), from the engine where it says so and otherwise from the registry.
+// the image has in the registry ("sha256:…"), from the engine where it says so and otherwise from the registry. Where the registry is
+// busy, or its connection with the engine breaks, it is tried again as r says.
 func (e *Engine) Push(ctx context.Context, reference string, r Registry) (string, error) {
 	if err := checkTagged(reference); err != nil {
 		return "", fmt.Errorf("pushing an image: %w", err)
@@ -224,7 +225,11 @@ func (e *Engine) Push(ctx context.Context, reference string, r Registry) (string
 	if err != nil {
 		return "", err
 	}
-	digest, err := e.push(ctx, reference, s.login.auth)
+	var digest string
+	err = s.retryIf(ctx, passingPush, func() (err error) {
+		digest, err = e.push(ctx, reference, s.login.auth)
+		return err
+	})
 	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)

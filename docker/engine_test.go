@@ -538,6 +538,14 @@ func TestEnginePushFailures(t *testing.T) {
 		{name: "plain HTTP", message: "http: server gave HTTP response to HTTPS client", want: "insecure-registries"},
 		{name: "unknown authority", message: "x509: certificate signed by unknown authority", want: "/etc/docker/certs.d/git.example.org/ca.crt"},
 		{name: "not there", message: "dial tcp: connect: connection refused", want: "check that the registry runs"},
+		{name: "no such host", message: "dial tcp: lookup git.example.org on 127.0.0.53:53: no such host", want: "check the name of the registry"},
+		{name: "unknown owner", message: "name unknown: repository name not known to registry", want: "create the owner or repository shop/pay"},
+		{name: "an owner that is not told", message: "received unexpected HTTP status: 404 Not Found", want: "create the owner or repository shop/pay"},
+		{name: "full", message: "received unexpected HTTP status: 500: write /x: no space left on device", want: "free some room on the disk of git.example.org"},
+		{name: "over quota", message: "denied: the owner's quota is used up", want: "raise the owner's quota"},
+		{name: "busy", message: "toomanyrequests: slow down", want: "(tried 3 times); try again later, or look at the registry's log"},
+		{name: "sick", message: "received unexpected HTTP status: 503 Service Unavailable", want: "(tried 3 times); try again later"},
+		{name: "cut off", message: `Put "https://git.example.org/v2/shop/pay/manifests/1": EOF`, want: "(tried 3 times); check the network between the engine and the registry"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -546,7 +554,9 @@ func TestEnginePushFailures(t *testing.T) {
 				stream(w, `{"errorDetail":{"message":`+string(message)+`}}`)
 			}})
 			ctx := process.WithOutput(t.Context(), io.Discard)
-			_, err := engine.Push(ctx, "git.example.org/shop/pay:1", Registry{Host: "git.example.org", Username: "bob", Password: "hunter2"})
+			_, err := engine.Push(ctx, "git.example.org/shop/pay:1", Registry{
+				Host: "git.example.org", Username: "bob", Password: "hunter2", Backoff: make([]time.Duration, 2),
+			})
 			require.ErrorContains(t, err, `pushing "git.example.org/shop/pay:1": `)
 			assert.ErrorContains(t, err, test.want)
 			assert.NotContains(t, err.Error(), "hunter2")
@@ -557,6 +567,33 @@ func TestEnginePushFailures(t *testing.T) {
 		_, err := engine.Push(t.Context(), reference, Registry{})
 		assert.Error(t, err, reference)
 	}
+}
+
+func TestEnginePushIsTriedAgain(t *testing.T) {
+	answers := []string{
+		`{"errorDetail":{"message":"received unexpected HTTP status: 502 Bad Gateway"}}`, `{"errorDetail":{"message":"unexpected EOF"}}`,
+		`{"aux":{"Tag":"1","Digest":"sha256:beef","Size":1}}`,
+	}
+	asked := 0
+	engine := connectTo(t, &fakeEngine{push: func(w http.ResponseWriter, _ *http.Request) {
+		stream(w, answers[asked])
+		asked++
+	}})
+	ctx := process.WithOutput(t.Context(), io.Discard)
+	digest, err := engine.Push(ctx, "git.example.org/shop/pay:1", testRegistry(t))
+	require.NoError(t, err)
+	assert.Equal(t, "sha256:beef", digest)
+
+	// An engine that breaks off is not asked again, since nobody knows what it is doing.
+	asked = 0
+	engine = connectTo(t, &fakeEngine{push: func(w http.ResponseWriter, _ *http.Request) {
+		asked++
+		io.WriteString(w, `{"status":"Pushing`)
+	}})
+	_, err = engine.Push(ctx, "git.example.org/shop/pay:1", testRegistry(t))
+	require.ErrorContains(t, err, "the connection broke off (unexpected EOF); look at the engine's log")
+	assert.NotContains(t, err.Error(), "the registry's log")
+	assert.Equal(t, 1, asked)
 }
 
 func TestEnginePushCancelled(t *testing.T) {

@@ -131,11 +131,15 @@ func (s *session) explainEngine(err error) error {
 		}
 		return false
 	}
+	var said *streamError
+	ofRegistry := errors.As(err, &said)
 	switch {
 	case contains("does not exist locally", "tag does not exist", "no such image"):
 		text += "; build the image first"
 	case contains("unauthorized", "no basic auth credentials", "authentication required"):
 		text += "; " + s.login.cure(host)
+	case ofRegistry && engineFull.MatchString(text):
+		text += fmt.Sprintf("; free some room on the disk of %s, or raise the owner's quota", host)
 	case contains("denied", "forbidden"):
 		text += fmt.Sprintf("; give the login the right to %s", s.right(s.ref.Context().RepositoryStr()))
 	case contains("http response to https client"):
@@ -144,6 +148,14 @@ func (s *session) explainEngine(err error) error {
 		text += fmt.Sprintf("; put the authority of %s into the engine's /etc/docker/certs.d/%s/ca.crt", host, host)
 	case contains("connection refused"):
 		text += "; check that the registry runs, and that the engine reaches it under this name"
+	case contains("no such host"):
+		text += "; check the name of the registry, and that the engine's machine can look it up"
+	case contains("name unknown", "not known to registry") || ofRegistry && contains("404 not found"):
+		text += fmt.Sprintf("; create the owner or repository %s, or correct the name", s.ref.Context().RepositoryStr())
+	case ofRegistry && engineBusy.MatchString(text):
+		text += "; try again later, or look at the registry's log"
+	case ofRegistry && engineBroken.MatchString(text):
+		text += "; check the network between the engine and the registry, and the registry's log"
 	}
 	return &sentence{text: fmt.Sprintf("pushing %q: %s", s.ref.Name(), text), cause: err}
 }

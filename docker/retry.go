@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -36,6 +37,10 @@ func (r Registry) backoff() []time.Duration {
 
 // retry runs op, and again after each wait of the back-off as long as its error may pass by itself.
 func (s *session) retry(ctx context.Context, op func() error) error {
+	return s.retryIf(ctx, passing, op)
+}
+
+func (s *session) retryIf(ctx context.Context, passing func(error) bool, op func() error) error {
 	waits := s.registry.backoff()
 	for n := 0; ; n++ {
 		err := op()
@@ -121,6 +126,20 @@ func passing(err error) bool {
 
 // errReset is how a connection broke that several requests shared.
 var errReset = errors.New("reset by HTTP/2")
+
+var (
+	engineBusy   = regexp.MustCompile(`(?i)\b(toomanyrequests|too many requests|internal server error|bad gateway|service unavailable|gateway time-?out|status:? (429|5\d\d))\b`)
+	engineBroken = regexp.MustCompile(`(?i)\b(EOF|connection reset|broken pipe|i/o timeout|handshake timeout|stream error|GOAWAY)\b`)
+	engineFull   = regexp.MustCompile(`(?i)no space left|insufficient storage|\b507\b|quota`)
+)
+
+// passingPush is passing for what an engine says of the registry: words, and no status. What breaks between the engine and here is not
+// among it.
+func passingPush(err error) bool {
+	var said *streamError
+	return errors.As(err, &said) && !engineFull.MatchString(said.message) &&
+		(engineBusy.MatchString(said.message) || engineBroken.MatchString(said.message))
+}
 
 // broken returns how a connection broke, nil where none did.
 func broken(err error) error {
