@@ -6,6 +6,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -18,7 +21,8 @@ const refNameAnnotation = "org.opencontainers.image.ref.name"
 
 // Save writes the image, or the index with its images, as an OCI image layout that is the folder dir, under a name (its reference, mostly; none where it
 // is empty). A layout that is there already is replaced; any other folder that is not empty is refused. The layout is
-// written beside dir and then renamed, so that dir is always whole: an interrupted run leaves the old layout or none.
+// written beside dir and then renamed, so that dir is always whole: an interrupted run leaves the old layout or none. What one that was
+// killed has left beside it is removed when it is an hour old.
 func Save(dir string, img Artifact, name string) error {
 	if err := save(filepath.Clean(dir), img, name); err != nil {
 		return fmt.Errorf("saving the image to %s: %w", dir, err)
@@ -34,7 +38,9 @@ func save(dir string, img Artifact, name string) error {
 	if err := os.MkdirAll(parent, 0o755); err != nil {
 		return err
 	}
-	beside, err := os.MkdirTemp(parent, "."+filepath.Base(dir)+"-")
+	prefix := "." + filepath.Base(dir) + "-"
+	removeAbandoned(parent, prefix)
+	beside, err := os.MkdirTemp(parent, prefix)
 	if err != nil {
 		return err
 	}
@@ -63,6 +69,36 @@ func save(dir string, img Artifact, name string) error {
 		return errors.Join(err, os.Rename(old, dir))
 	}
 	return err
+}
+
+// abandoned is for how long nothing has been written into a folder that nobody works in any more.
+const abandoned = time.Hour
+
+// removeAbandoned removes what runs that were killed have left: no other run's, which would be written to. What cannot be removed is
+// in nobody's way.
+func removeAbandoned(parent, prefix string) {
+	entries, _ := os.ReadDir(parent)
+	for _, entry := range entries {
+		number, ok := strings.CutPrefix(entry.Name(), prefix)
+		if _, err := strconv.ParseUint(number, 10, 64); !ok || err != nil || !entry.IsDir() {
+			continue
+		}
+		dir := filepath.Join(parent, entry.Name())
+		var last time.Time
+		err := filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			info, err := entry.Info()
+			if err == nil && info.ModTime().After(last) {
+				last = info.ModTime()
+			}
+			return err
+		})
+		if err == nil && time.Since(last) > abandoned {
+			_ = os.RemoveAll(dir)
+		}
+	}
 }
 
 func appendTo(target layout.Path, a Artifact, options []layout.Option) error {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/stretchr/testify/assert"
@@ -30,6 +31,35 @@ func TestSaveAndLoad(t *testing.T) {
 		assert.Len(t, blobs, 4, "nothing is left of the image before")
 	}
 	assertAlone(t, dir)
+}
+
+// What runs that were killed have left goes; what a run that goes on has, and what is somebody else's, stays.
+func TestSaveRemovesWhatWasAbandoned(t *testing.T) {
+	build := t.TempDir()
+	long, now := time.Now().Add(-2*abandoned), time.Now()
+	for name, at := range map[string]time.Time{
+		".image-12/new/blobs/sha256/a": long, ".image-13/new/blobs/sha256/a": now, ".image-cache/a": long, ".image-.5/a": long, "image-14/a": long, ".other-15/a": long,
+	} {
+		writeFiles(t, build, map[string]string{name: "x"})
+		for file := name; file != "."; file = filepath.Dir(file) {
+			when := long
+			if file == name {
+				when = at
+			}
+			require.NoError(t, os.Chtimes(filepath.Join(build, file), when, when))
+		}
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(build, ".image-16"), nil, 0o644))
+	require.NoError(t, os.Chtimes(filepath.Join(build, ".image-16"), long, long))
+	img, _ := randomImage(t, 1)
+	require.NoError(t, Save(filepath.Join(build, "image"), img, ""))
+	entries, err := os.ReadDir(build)
+	require.NoError(t, err)
+	var left []string
+	for _, entry := range entries {
+		left = append(left, entry.Name())
+	}
+	assert.Equal(t, []string{".image-.5", ".image-13", ".image-16", ".image-cache", ".other-15", "image", "image-14"}, left)
 }
 
 // assertAlone checks that nothing else is left in the folder that dir is in.

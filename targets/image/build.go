@@ -297,6 +297,10 @@ func (m *goMaker) existing(ctx context.Context, key string) (built, bool) {
 	if digest, err := img.Digest(); err != nil || byDigest(p.reference, digest.String()) != last.Digest {
 		return built{}, false
 	}
+	if _, err := p.readStatements(); err != nil {
+		log.Debug().Err(err).Msg("what is said of the image that was built last is not there any more")
+		return built{}, false
+	}
 	log.Info().Str("reference", p.reference).Msg("nothing has changed since the image was built, so nothing is built")
 	return last, true
 }
