@@ -96,6 +96,10 @@ type ImageSettings struct {
 	// Network is what the Dockerfile's steps reach: none, host, or a network of the engine, for which the builder before BuildKit
 	// builds. Environment: IMAGE_NETWORK. Default: the engine's own.
 	Network string
+	// Rebuild builds the image, every step of a Dockerfile, also where the registry holds one of this commit or of the same inputs, as
+	// a job does that comes by the clock for what base images and downloads have become. It is for the run that pushes alone.
+	// Environment: IMAGE_REBUILD. Default: false.
+	Rebuild bool
 	// Latest is whether the image of the newest commit of the default branch is also tagged latest: on or off.
 	// Environment: IMAGE_LATEST. Default: on.
 	Latest string

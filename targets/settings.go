@@ -100,6 +100,7 @@ func resolve(s Service, getenv func(string) string) (Service, []Setting, []setti
 	str(r, &s.Image.Args, "Image.Args", "IMAGE_ARGS", "")
 	str(r, &s.Image.Secrets, "Image.Secrets", "IMAGE_SECRETS", "")
 	str(r, &s.Image.Network, "Image.Network", "IMAGE_NETWORK", "")
+	value(r, &s.Image.Rebuild, "Image.Rebuild", "IMAGE_REBUILD", false, truth)
 	oneOf(r, &s.Image.Latest, "Image.Latest", "IMAGE_LATEST", "on", "off")
 	str(r, &s.Image.CopyTo, "Image.CopyTo", "IMAGE_COPY_TO", "")
 	value(r, &s.Image.AllowDirty, "Image.AllowDirty", "ALLOW_DIRTY", false, truth)

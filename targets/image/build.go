@@ -129,6 +129,8 @@ func (p *plan) engineMaker(ctx context.Context, engine *docker.Engine) (*engineM
 		Target:     p.Image.Target,
 		Platform:   p.Image.Platform,
 		Network:    p.Image.Network,
+		NoCache:    p.Image.Rebuild,
+		Pull:       p.Image.Rebuild, // unless the inputs tell that it need not, or cannot
 		Secrets:    secrets,
 		Doing:      func(step string) { stage.Doing(ctx, step) },
 	}}

@@ -28,6 +28,8 @@ import (
 type fakeEngine struct {
 	labels map[string]map[string]string // of the images, by ID
 	tags   map[string]string            // IDs, by reference
+
+	nocache string // what the last build was told
 }
 
 func (f *fakeEngine) ServeHTTP(w http.ResponseWriter, req *http.Request) {
@@ -42,6 +44,7 @@ func (f *fakeEngine) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		id := fmt.Sprintf("sha256:%064d", len(f.labels)+1)
 		labels := map[string]string{}
 		_ = json.Unmarshal([]byte(req.URL.Query().Get("labels")), &labels)
+		f.nocache = req.URL.Query().Get("nocache")
 		f.labels[id], f.tags[req.URL.Query().Get("t")] = labels, id
 		fmt.Fprintf(w, `{"aux":{"ID":%q}}`, id)
 	case inspected && f.labels[image] != nil:
@@ -108,6 +111,18 @@ func TestEngineImageOfUnknownInputs(t *testing.T) {
 	inputs, set := engine.labels[b.ID][docker.InputsLabel]
 	assert.True(t, set)
 	assert.Empty(t, inputs)
+}
+
+// A rebuild asks neither the registry nor the engine for what there is, and does every step.
+func TestEngineImageIsRebuilt(t *testing.T) {
+	s, engine := withEngine(t, "FROM scratch\nCOPY go.mod /\n")
+	first := image(t, s)
+	assert.Empty(t, engine.nocache)
+	s.Image.Rebuild = true
+	again := image(t, s)
+	assert.NotEqual(t, first.ID, again.ID)
+	assert.Equal(t, first.Inputs, again.Inputs)
+	assert.Equal(t, "1", engine.nocache)
 }
 
 // What was built of files that no commit has is not the commit's image afterwards.

@@ -34,7 +34,7 @@ func init() {
 
 // Image builds the service's image: from the Dockerfile by a Docker Engine where there are both, else from the Go packages
 // without an engine. What the registry holds already, an image of this commit or one of the same inputs, is not built again: source
-// files, Dockerfile, base images, arguments, toolchain.
+// files, Dockerfile, base images, arguments, toolchain; unless IMAGE_REBUILD is true.
 //
 // The image is named REGISTRY_HOST/IMAGE_REPOSITORY:TAG, where the tag is 12 characters of the commit, with "-dirty" where
 // files differ from it. What was built is written to build/image.json; the CI's step gets the output image. What the registry holds
@@ -75,7 +75,7 @@ func Image(ctx context.Context) error {
 			default:
 				text += "from " + p.Image.Dockerfile + " by a Docker Engine where there are both, else from the Go packages"
 			}
-			if p.Image.Registry != "" && p.committed() {
+			if p.Image.Registry != "" && p.committed() && !p.Image.Rebuild {
 				text += "; nothing where the registry holds it already"
 			}
 			return text, nil
@@ -135,7 +135,11 @@ func Push(ctx context.Context) error {
 			if err := Image(ctx); err != nil {
 				return "", err
 			}
-			return "push " + p.reference + "; nothing where the registry holds it already", nil
+			text := "push " + p.reference
+			if !p.Image.Rebuild {
+				text += "; nothing where the registry holds it already"
+			}
+			return text, nil
 		})
 }
 
@@ -296,7 +300,7 @@ func (p *plan) build(ctx context.Context) (built, error) {
 	log := zerolog.Ctx(ctx)
 	c := &choice{plan: p}
 	defer c.close()
-	if p.Image.Registry != "" && p.committed() {
+	if p.Image.Registry != "" && p.committed() && !p.Image.Rebuild {
 		digest, labels, err := p.pushed(ctx)
 		there := built{Builder: builderRegistry, Reference: p.reference, Digest: byDigest(p.reference, digest), Inputs: labels[docker.InputsLabel]}
 		const same = "the registry holds this commit's image, so nothing is built"
@@ -344,7 +348,7 @@ func (p *plan) build(ctx context.Context) (built, error) {
 
 // reuse finds an image of the same inputs: in the registry, or where the last build has left it.
 func (p *plan) reuse(ctx context.Context, m maker, inputs string) (built, bool) {
-	if inputs == "" {
+	if inputs == "" || p.Image.Rebuild {
 		return built{}, false
 	}
 	log := zerolog.Ctx(ctx)
