@@ -232,6 +232,39 @@ func realBuildOnAPrivateBase(t *testing.T, builder Builder) {
 	assert.NotContains(t, output.String(), password)
 }
 
+// A base image that has moved since the engine pulled it is pulled again, as the key says.
+func TestRealBuildOnABaseThatMoved(t *testing.T) { withEachBuilder(t, realBuildOnABaseThatMoved) }
+
+func realBuildOnABaseThatMoved(t *testing.T, builder Builder) {
+	host, _ := needs.Engine(t)
+	real := needs.Registry(t, testregistry.Options{})
+	engine, r := connectReal(t, host), testRegistry(t)
+	base, ref := real.Host+"/shop/base:1", real.Host+"/shop/pay:1"
+	dir := t.TempDir()
+	writeFiles(t, dir, map[string]string{"Dockerfile": "FROM " + base + "\nCOPY Dockerfile /\n"})
+	o := BuildOptions{Context: dir, Tags: []string{ref}, Output: io.Discard, Builder: Legacy} // which keeps what it has pulled as an image
+	keys := map[string]bool{}
+	for _, moved := range []bool{false, true} {
+		img := baseImage(t, "7", true)
+		_, err := r.Push(t.Context(), base, img)
+		require.NoError(t, err)
+		inputs, pull, err := engine.Inputs(t.Context(), o, r)
+		require.NoError(t, err)
+		assert.Equal(t, moved, pull)
+		keys[inputs] = true
+		o.Pull = pull
+		_, err = engine.Build(t.Context(), o)
+		require.NoError(t, err)
+		digest, err := engine.Push(process.WithOutput(t.Context(), io.Discard), ref, r)
+		require.NoError(t, err)
+		built, err := r.Pull(t.Context(), real.Host+"/shop/pay@"+digest, "")
+		require.NoError(t, err)
+		assert.Equal(t, must(img.ConfigFile()).RootFS.DiffIDs[0], must(built.ConfigFile()).RootFS.DiffIDs[0])
+		o.Builder = builder
+	}
+	assert.Len(t, keys, 2)
+}
+
 func TestRealEnginePushFailures(t *testing.T) {
 	host, _ := needs.Engine(t)
 	login := needs.Registry(t, testregistry.Options{Username: username, Password: password})
