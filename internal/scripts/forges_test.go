@@ -118,7 +118,7 @@ var unsettled = []struct {
 	{regexp.MustCompile(`(?m)^\d\d:\d\d:\d\d `), "00:00:00 "},
 	{regexp.MustCompile(`"time":\d+`), `"time":0`},
 	{regexp.MustCompile(`seconds("?[=:])[0-9.]+`), `seconds${1}0`},
-	{regexp.MustCompile(` +\d+(\.\d+)? m?s\b`), " 0 s"},
+	{regexp.MustCompile(`( +\d+ [hm])* +\d+(\.\d+)? m?s\b`), " 0 s"},
 	{regexp.MustCompile(`\d+\.\d+s\b`), "0s"},
 	{regexp.MustCompile(`(?m)^(stage|total) +(result|ok|failed) +`), "$1 $2 "},
 	{regexp.MustCompile(`skipped +–`), "skipped –"},

@@ -4,6 +4,7 @@ package scripts
 
 import (
 	"bufio"
+	"context"
 	"encoding/hex"
 	"encoding/json"
 	"net"
@@ -18,6 +19,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/grimoire-build/grimoire/internal/telemetry"
 	"github.com/grimoire-build/grimoire/internal/telemetry/otlp"
 )
 
@@ -30,6 +32,9 @@ func TestOneTraceOfThreeJobs(t *testing.T) {
 	compile(t, root, exe)
 	s := newShop(t)
 	s.commit(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	require.NoError(t, telemetry.Prepare(ctx))
 	const traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 	for name, environ := range map[string][]string{"of a forge": onGitea, "of a parent": {"TRACEPARENT=" + traceparent}} {
 		t.Run(name, func(t *testing.T) {
@@ -43,7 +48,7 @@ func TestOneTraceOfThreeJobs(t *testing.T) {
 				assert.NotContains(t, string(out), "did not reach the collector")
 			}
 			var spans []otlp.Span
-			require.Eventually(t, func() bool { spans = received(); return count(spans, "RUN ") == 3 }, 10*time.Second, 50*time.Millisecond)
+			require.Eventually(t, func() bool { spans = received(); return count(spans, "RUN ") == 3 }, time.Minute, 50*time.Millisecond)
 
 			byID := map[string]otlp.Span{}
 			stages := map[string]bool{}
@@ -91,18 +96,28 @@ func collect(t *testing.T, root string) (string, func() []otlp.Span) {
 	build.Dir = filepath.Join(root, "internal", "telemetry", "collector")
 	out, err := build.CombinedOutput()
 	require.NoError(t, err, "%s", out)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	address := l.Addr().String()
-	require.NoError(t, l.Close())
-	cmd := exec.Command(exe, address)
-	cmd.Stderr = os.Stderr
-	stdout, err := cmd.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
-	lines := bufio.NewScanner(stdout)
-	lines.Buffer(nil, 64<<20)
-	require.True(t, lines.Scan(), "it has to be ready")
+	var address string
+	var cmd *exec.Cmd
+	var lines *bufio.Scanner
+	for try := 1; ; try++ {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		address = l.Addr().String()
+		require.NoError(t, l.Close())
+		cmd = exec.Command(exe, address)
+		cmd.Stderr = os.Stderr
+		stdout, err := cmd.StdoutPipe()
+		require.NoError(t, err)
+		require.NoError(t, cmd.Start())
+		lines = bufio.NewScanner(stdout)
+		lines.Buffer(nil, 64<<20)
+		if lines.Scan() {
+			break
+		}
+		// Somebody else may have taken the port meanwhile.
+		err = cmd.Wait()
+		require.Less(t, try, 3, "it has to be ready: %v", err)
+	}
 	var mu sync.Mutex
 	var spans []otlp.Span
 	read := make(chan struct{})

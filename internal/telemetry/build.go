@@ -28,6 +28,13 @@ var sources embed.FS
 
 const exporterName = "otlpexport"
 
+// Prepare has this machine have the exporter before a run wants it. A run builds it where it is missing, but does not wait for it, and what
+// it has to tell is lost until then.
+func Prepare(ctx context.Context) error {
+	_, err := buildExporter(ctx, os.Environ())
+	return err
+}
+
 // buildExporter returns the exporter's file, and builds it where this machine does not have it yet.
 func buildExporter(ctx context.Context, environ []string) (string, error) {
 	key := tool.NewKey(runtime.Version())
