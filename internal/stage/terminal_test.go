@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -66,9 +67,10 @@ func TestLiveLine(t *testing.T) {
 	t.Setenv("NO_COLOR", "")
 	out, seen := terminal(t, 40)
 	p := stage.New(stage.Options{Out: out, Targets: []string{"build"}})
+	live := regexp.MustCompile(`\x1b\[2K[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏] a stage with a name that is longer `)
 	require.NoError(t, p.Run(t.Context(), "build", func(ctx context.Context) error {
 		return p.Run(ctx, "a stage with a name that is longer than any line", func(ctx context.Context) error {
-			require.Eventually(t, func() bool { return strings.Contains(seen(), "a stage with a name that is longer ") }, time.Minute, 10*time.Millisecond)
+			require.Eventually(t, func() bool { return live.MatchString(seen()) }, time.Minute, 10*time.Millisecond, "what runs is shown")
 			_, _ = io.WriteString(process.Output(ctx), "one line\nhalf a line")
 			time.Sleep(250 * time.Millisecond)
 			_, _ = io.WriteString(process.Output(ctx), " and its end\n")
@@ -77,7 +79,6 @@ func TestLiveLine(t *testing.T) {
 	}))
 	require.Eventually(t, func() bool { return strings.Contains(seen(), "total") }, time.Minute, 10*time.Millisecond)
 	all := seen()
-	assert.Regexp(t, `\x1b\[2K[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏] a stage with a name that is longer `, all, "what runs is shown")
 	for _, line := range strings.Split(all, "\x1b[2K") {
 		live, _, _ := strings.Cut(line, "\r")
 		if strings.ContainsAny(live, "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏") {
