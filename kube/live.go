@@ -363,7 +363,7 @@ type lineage struct {
 	again map[string]time.Time // from when on to ask again for what the repository did not tell
 	clone *gitClone
 	dir   string // for the clone; empty before it is needed
-	seen  string // the newest commit that has been looked at, which has brought no other image
+	seen  string // the newest commit that has been looked at, which has brought no other image for certain
 	asked bool   // for the default branch
 	usual string // that branch
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // tipTime is how often the environment's newest commit is looked at during a wait, about.
-const tipTime = 4 * time.Second
+const tipTime = 8 * time.Second
 
 // overtakenError says that a later commit has brought another image, so that the one that is waited for may never be live.
 type overtakenError struct{ commit, by, image string }
@@ -66,12 +66,9 @@ func (l *lineage) overtaken(ctx context.Context, image string) (*overtakenError,
 		return nil, err
 	}
 	now, err := l.environment.held(ctx, l.clone, image)
-	if err != nil {
-		return nil, err
-	}
-	if splitImage(now.image).digest == splitImage(image).digest {
+	if err != nil || splitImage(now.image).digest == splitImage(image).digest {
 		l.seen = tip
-		return nil, nil
+		return nil, err
 	}
 	by, err := l.broughtBy(ctx, now)
 	return &overtakenError{commit: l.commit, by: by, image: now.image}, err
