@@ -2,12 +2,15 @@ package kube_test
 
 import (
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -43,8 +46,9 @@ func TestClusterKilledDeployments(t *testing.T) {
 	require.NoError(t, err)
 	whole := time.Since(begun)
 
-	killed := 0
-	for n := 1; n <= times("KILLS", 6); n++ {
+	killed, ended, kills := 0, 0, times("KILLS", 6)
+	for n := 1; killed < kills; n++ {
+		require.Less(t, ended, max(kills, 6), "most of them have ended before their moment came")
 		manifests, _ := releaseNumber(image, n, n%3 == 0)
 		file := filepath.Join(t.TempDir(), "manifests.yaml")
 		require.NoError(t, os.WriteFile(file, []byte(manifests), 0o600))
@@ -56,10 +60,11 @@ func TestClusterKilledDeployments(t *testing.T) {
 		cmd := c.process(t.Context(), "deploy", file, env...)
 		require.NoError(t, cmd.Start())
 		time.Sleep(rand.N(longest))
-		if cmd.Process.Kill() == nil {
+		if wasKilled(t, cmd) {
 			killed++
+		} else {
+			ended++
 		}
-		_ = cmd.Wait()
 
 		// The next one may be of the same commit or of another.
 		next := n + n%2
@@ -82,7 +87,32 @@ func TestClusterKilledDeployments(t *testing.T) {
 		assert.Equal(t, done.Revision, revisions[0].Number)
 	}
 	assert.Equal(t, "theirs", present(t, c)["foreign"])
-	t.Logf("%d killed, of which an undisturbed one takes %.1f s", killed, whole.Seconds())
+	t.Logf("%d killed, of which an undisturbed one takes %.1f s, and %d had ended before", killed, whole.Seconds(), ended)
+}
+
+// wasKilled kills a process, and reports whether that has ended it. One that has ended by itself can be killed too until it is waited for.
+func wasKilled(t *testing.T, cmd *exec.Cmd) bool {
+	t.Helper()
+	require.NoError(t, cmd.Process.Kill(), "nobody has waited for it")
+	_ = cmd.Wait()
+	status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
+	require.True(t, ok)
+	return status.Signaled() && status.Signal() == syscall.SIGKILL
+}
+
+func TestWasKilled(t *testing.T) {
+	cmd := exec.Command("sleep", "60")
+	require.NoError(t, cmd.Start())
+	assert.True(t, wasKilled(t, cmd))
+	cmd = exec.Command("sh", "-c", "exit 3")
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	_, err = out.Read(make([]byte, 1))
+	require.ErrorIs(t, err, io.EOF)
+	time.Sleep(300 * time.Millisecond) // it has ended, and nobody has waited for it
+	assert.False(t, wasKilled(t, cmd))
+	assert.Equal(t, 3, cmd.ProcessState.ExitCode())
 }
 
 // Two processes deploy two releases at the same time: one of the two is live, whole, and the other one has said so.
