@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	testTimeout = 15 * time.Minute
+	testTimeout = 30 * time.Minute // of the tests of one package, on a machine that has much else to do
 	// mageGrace is longer than the grace of what mage runs, so that the inner pipeline can end its own children first.
 	mageGrace = process.Grace + 1500*time.Millisecond
 )
