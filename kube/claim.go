@@ -56,9 +56,9 @@ type Record struct {
 	// ID is another one for each deployment.
 	ID    string `json:"id"`
 	Phase Phase  `json:"phase"`
-	// Image is the one that is deployed, by digest; empty where none was named.
+	// Image is the one that is deployed, by digest; empty where none was named, or where it was rolled back to what is not remembered.
 	Image string `json:"image,omitempty"`
-	// Commit is the source's; empty where it is not known.
+	// Commit is the source's; empty as Image is, and where it is not known.
 	Commit string `json:"commit,omitempty"`
 	// Began is when it was begun, in Unix seconds by the clock of who deploys.
 	Began int64 `json:"began"`

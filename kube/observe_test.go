@@ -97,7 +97,7 @@ func TestObserveAsDeploymentsDo(t *testing.T) {
 
 	history, err := client.History(t.Context(), "pay")
 	require.NoError(t, err)
-	assert.Equal(t, payImage("1"), history.Image())
+	assert.Equal(t, payImage("1"), history.Last.Image)
 	assert.Equal(t, map[string]string{
 		"Job/migrate-1111111111":     "current, good true, hook true: complete",
 		"ConfigMap/there":            "current, good true, hook false: there is nothing to wait for",
@@ -105,31 +105,13 @@ func TestObserveAsDeploymentsDo(t *testing.T) {
 		"PersistentVolumeClaim/data": "in progress, good true, hook false: not bound yet; it may wait for the first pod that uses it",
 		"ConfigMap/missing":          "failed, good false, hook false: it is not in the cluster",
 		"Job/also":                   "failed, good false, hook false: it is not in the cluster",
-	}, observe(history.Image(), settingsMaps("1", "missing")+"---\n{apiVersion: batch/v1, kind: Job, metadata: {name: also}}\n"))
+	}, observe(history.Last.Image, settingsMaps("1", "missing")+"---\n{apiVersion: batch/v1, kind: Job, metadata: {name: also}}\n"))
 	assert.Equal(t, "current, good true, hook true: it runs once for each image, and no Job is there for this one", observe(payImage("2"), "")["Job/migrate-2222222222"])
 	plan, err := client.Plan(t.Context(), declared(""), options)
 	require.NoError(t, err)
 	assert.True(t, plan.Empty())
 	s.setStatus(job, "{failed: 1, conditions: [{type: Failed, status: \"True\", reason: BackoffLimitExceeded}]}")
 	assert.Contains(t, observe(payImage("1"), "")["Job/migrate-1111111111"], "failed, good false, hook true: ")
-}
-
-// After a roll-back, what was deployed last is not what is live.
-func TestHistoryImage(t *testing.T) {
-	revisions := []kube.Revision{{Number: 2, Image: payImage("2")}, {Number: 1, Image: payImage("1")}}
-	for _, tt := range []struct {
-		name string
-		last kube.Record
-		want string
-	}{
-		{"never deployed", kube.Record{}, ""},
-		{"live", kube.Record{Phase: kube.Live, Image: payImage("2"), Revision: 2}, payImage("2")},
-		{"failed", kube.Record{Phase: kube.Unfinished, Image: payImage("3"), Revision: 2}, payImage("3")},
-		{"rolled back", kube.Record{Phase: kube.Undone, Image: payImage("3"), Revision: 1}, payImage("1")},
-		{"rolled back to what is forgotten", kube.Record{Phase: kube.Undone, Image: payImage("3")}, payImage("3")},
-	} {
-		assert.Equal(t, tt.want, kube.History{Last: tt.last, Revisions: revisions}.Image(), tt.name)
-	}
 }
 
 func TestClusterPlan(t *testing.T) {

@@ -506,11 +506,11 @@ func (d *deployment) finish(ctx context.Context, kept []*Object) error {
 		return err
 	}
 	d.done.Revision = revision
-	return d.close(ctx, Live, revision, d.objects, kept)
+	return d.close(ctx, Live, Revision{Number: revision, Image: d.options.Image, Commit: d.options.Commit}, d.objects, kept)
 }
 
 // close prunes, and notes how the deployment ended.
-func (d *deployment) close(ctx context.Context, phase Phase, revision int, objects, kept []*Object) error {
+func (d *deployment) close(ctx context.Context, phase Phase, is Revision, objects, kept []*Object) error {
 	now := slices.Concat(objects, kept)
 	m := d.claim.members()
 	if !d.options.KeepRemoved {
@@ -535,7 +535,7 @@ func (d *deployment) close(ctx context.Context, phase Phase, revision int, objec
 	return d.claim.update(ctx, func(parent *unstructured.Unstructured) {
 		m.write(parent)
 		r := recordOf(parent)
-		r.Phase, r.Revision, r.Manifests = phase, revision, hash
+		r.Phase, r.Revision, r.Image, r.Commit, r.Manifests = phase, is.Number, is.Image, is.Commit, hash
 		setJSON(parent, "deployment", r)
 	})
 }
@@ -582,7 +582,7 @@ func (d *deployment) rollBack(ctx context.Context) (*Revision, error) {
 		for _, m := range d.stale {
 			kept = append(kept, &Object{Unstructured: m.Unstructured})
 		}
-		return nil, d.putBack(ctx, objects, kept, 0)
+		return nil, d.putBack(ctx, objects, kept, Revision{})
 	}
 	last := revisions[0]
 	if i := slices.IndexFunc(revisions, func(r Revision) bool { return r.Number == d.claim.record().Revision }); i >= 0 {
@@ -599,11 +599,12 @@ func (d *deployment) rollBack(ctx context.Context) (*Revision, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &last, d.putBack(ctx, objects, nil, last.Number)
+	return &last, d.putBack(ctx, objects, nil, last)
 }
 
-// putBack applies objects that were good, waits for them, and prunes what came after them, but for what is kept.
-func (d *deployment) putBack(ctx context.Context, objects, kept []*Object, revision int) error {
+// putBack applies objects that were good, of a revision or of none that is remembered, waits for them, and prunes what came after them,
+// but for what is kept.
+func (d *deployment) putBack(ctx context.Context, objects, kept []*Object, is Revision) error {
 	declared := d.members(objects)
 	run, err := d.client.newApplyRun(ctx, declared, ApplyOptions{Force: true})
 	if err != nil {
@@ -622,7 +623,7 @@ func (d *deployment) putBack(ctx context.Context, objects, kept []*Object, revis
 		return err
 	}
 	d.plan.Hooks = nil
-	return d.close(ctx, Undone, revision, run.objects, kept)
+	return d.close(ctx, Undone, is, run.objects, kept)
 }
 
 // unblock deletes pods that a StatefulSet would wait for before it puts an older revision in the place of a failed one, which it does
@@ -720,7 +721,7 @@ func (c *Client) Rollback(ctx context.Context, o RollbackOptions) (Revision, err
 	if d.contested, err = d.claim.take(ctx, r, membersOf(objects)); err != nil {
 		return Revision{}, err
 	}
-	if err := d.putBack(ctx, objects, nil, target.Number); err != nil {
+	if err := d.putBack(ctx, objects, nil, target); err != nil {
 		return target, d.failed(ctx, err, false)
 	}
 	return target, nil

@@ -487,6 +487,25 @@ func TestDeployPutsBackWhatWasThere(t *testing.T) {
 	assert.Equal(t, "[ConfigMap/settings-1]", fmt.Sprint(done.Removed), "what was kept for it is still known")
 }
 
+func TestRecordAfterARollBack(t *testing.T) {
+	s := newAPIServer(t)
+	controller(t, s, payPath)
+	client := s.connect("shop")
+	for n, image := range []string{1: "pay:1", 2: "broken"} {
+		if n > 0 {
+			_, err := client.Deploy(t.Context(), load(t, strings.Replace(deployment, "image: pay,", "image: "+image+",", 1)),
+				kube.DeployOptions{Name: "pay", Image: payImage(fmt.Sprint(n)), Commit: fmt.Sprint("commit", n), Rollback: true})
+			assert.Equal(t, n == 1, err == nil, "%v", err)
+		}
+	}
+	history, err := client.History(t.Context(), "pay")
+	require.NoError(t, err)
+	assert.Equal(t, kube.Undone, history.Last.Phase)
+	assert.Equal(t, 1, history.Last.Revision)
+	assert.Equal(t, payImage("1"), history.Last.Image, "what is live, not what failed")
+	assert.Equal(t, "commit1", history.Last.Commit)
+}
+
 func TestUnionOfFields(t *testing.T) {
 	for _, test := range []struct{ name, a, b, want string }{
 		{"none", `{}`, `{}`, `{}`},

@@ -211,19 +211,6 @@ type History struct {
 	Revisions []Revision
 }
 
-// Image is the image that is live, by digest, or the one that was to be where that is not known; empty where none was named. The last
-// deployment's is another one when it was rolled back.
-func (h History) Image() string {
-	if h.Last.Phase == Undone {
-		for _, r := range h.Revisions {
-			if r.Number == h.Last.Revision {
-				return r.Image
-			}
-		}
-	}
-	return h.Last.Image
-}
-
 // History reads what the cluster remembers of a release. Who may not read Secrets sees no revisions.
 func (c *Client) History(ctx context.Context, release string) (History, error) {
 	k, err := c.readClaim(ctx, release)

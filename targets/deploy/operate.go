@@ -85,7 +85,7 @@ func Status(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		observed, err := client.Observe(ctx, objects, release.Image())
+		observed, err := client.Observe(ctx, objects, release.Last.Image)
 		if err != nil {
 			return err
 		}
@@ -197,5 +197,5 @@ func hooksImage(ctx context.Context, client *kube.Client, s targets.Service, obj
 		return "", nil // and the login need not be able to read more than the pods
 	}
 	release, err := client.History(ctx, releaseName(s.Name))
-	return release.Image(), err
+	return release.Last.Image, err
 }

@@ -46,13 +46,13 @@ func setDiffImage(ctx context.Context, client *kube.Client, s targets.Service, o
 		return s.Deploy.Image, err
 	}
 	release, err := client.History(ctx, releaseName(s.Name))
-	if err != nil || release.Image() == "" {
+	if err != nil || release.Last.Image == "" {
 		return "", err
 	}
-	if _, err := kube.SetImage(objects, release.Image()); err != nil { // the service's image may have been given another name since
+	if _, err := kube.SetImage(objects, release.Last.Image); err != nil { // the service's image may have been given another name since
 		zerolog.Ctx(ctx).Warn().Err(err).Msg("comparing with the images as the manifests name them, not with the one that is deployed")
 	}
-	return release.Image(), nil
+	return release.Last.Image, nil
 }
 
 // show prints what a deployment changes.
