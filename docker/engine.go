@@ -203,15 +203,12 @@ func (a Auth) config() registry.AuthConfig {
 	}
 }
 
-// Has says whether the engine has the image of an ID still, and its label InputsLabel tells these inputs. The label alone does not
-// name an image: one that is built on another has the other's labels too.
+// Has says whether the label InputsLabel of the image of an ID tells these inputs. An image that the engine does not have is an error.
+// The label alone does not name an image: one that is built on another has the other's labels too.
 func (e *Engine) Has(ctx context.Context, id, inputs string) (bool, error) {
 	found, err := e.api.ImageInspect(ctx, id)
-	if client.IsErrNotFound(err) {
-		return false, nil
-	}
 	if err != nil {
-		return false, err
+		return false, fmt.Errorf("looking for the image %s: %w", id, err)
 	}
 	return found.ID == id && found.Config != nil && found.Config.Labels[InputsLabel] == inputs, nil
 }

@@ -474,7 +474,6 @@ func TestEngineHas(t *testing.T) {
 		{name: "of other inputs", id: "sha256:01", inputs: "4f2b"},
 		{name: "without labels", id: "sha256:02", inputs: "4f2a"},
 		{name: "without a configuration", id: "sha256:03", inputs: ""},
-		{name: "not there any more", id: "sha256:04", inputs: "4f2a"},
 		{name: "a name", id: "pay", inputs: "4f2a"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -483,6 +482,8 @@ func TestEngineHas(t *testing.T) {
 			assert.Equal(t, test.want, has)
 		})
 	}
+	_, err := engine.Has(t.Context(), "sha256:04", "4f2a")
+	assert.ErrorContains(t, err, "looking for the image sha256:04: ")
 }
 
 func TestEnginePush(t *testing.T) {

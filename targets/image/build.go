@@ -211,7 +211,7 @@ func (m *engineMaker) existing(ctx context.Context, key string) (built, bool) {
 		err = m.engine.Tag(ctx, last.ID, m.plan.reference)
 	}
 	if err != nil {
-		log.Debug().Err(err).Msg("the engine was not asked for the image that was built last")
+		log.Debug().Err(err).Msg("the image that was built last is not taken")
 	}
 	if err != nil || !has {
 		return built{}, false
