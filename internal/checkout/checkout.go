@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -18,6 +19,9 @@ import (
 
 // tagLength is how many characters of a commit name an image.
 const tagLength = 12
+
+// generated is what mage writes while it compiles a magefile, in this run or one beside it, and removes at once.
+const generated = "mage_output_file.go"
 
 // Uncommitted is the tag of an image that no commit names.
 const Uncommitted = "uncommitted"
@@ -123,7 +127,9 @@ func parseStatus(c *Checkout, out []byte) {
 				c.Branch = value
 			}
 		case "?":
-			c.Changed = append(c.Changed, rest)
+			if path.Base(rest) != generated {
+				c.Changed = append(c.Changed, rest)
+			}
 		case "1", "u":
 			// The path is the ninth field of a changed entry, the eleventh of an unmerged one.
 			fields := 9

@@ -58,6 +58,18 @@ func TestReadClean(t *testing.T) {
 	assert.Equal(t, want, c.Root)
 }
 
+func TestReadWhileAnotherMageCompiles(t *testing.T) {
+	dir := repository(t)
+	write(t, dir, "mage_output_file.go", "package main\n")
+	c, err := checkout.Read(t.Context(), dir)
+	require.NoError(t, err)
+	assert.Empty(t, c.Changed)
+	write(t, dir, "more.go", "package main\n")
+	c, err = checkout.Read(t.Context(), dir)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"more.go"}, c.Changed)
+}
+
 func TestReadDirty(t *testing.T) {
 	tests := []struct {
 		name string

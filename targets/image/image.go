@@ -342,8 +342,30 @@ func (p *plan) build(ctx context.Context) (built, error) {
 		return found, nil
 	}
 	b, err := m.build(ctx)
+	if err != nil {
+		return built{}, err
+	}
 	b.Inputs = p.key(inputs)
-	return b, err
+	return b, p.unmoved(ctx)
+}
+
+// unmoved refuses an image during whose build the files became others than those of its commit, since every machine would get it for that
+// commit from then on.
+func (p *plan) unmoved(ctx context.Context) error {
+	if !p.named() {
+		return nil
+	}
+	now, err := checkout.Read(ctx, p.Dir)
+	switch {
+	case err != nil:
+		return err
+	case now.Commit != p.tree.Commit:
+		return fmt.Errorf("building %q: another commit was checked out meanwhile, and the image may be of both; build it again", p.reference)
+	case now.Dirty():
+		return fmt.Errorf("building %q: these files changed meanwhile, and may be in the image: %s; commit them or take them back, and build it again",
+			p.reference, someOf(now.Changed))
+	}
+	return nil
 }
 
 // reuse finds an image of the same inputs: in the registry, or where the last build has left it.

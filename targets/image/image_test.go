@@ -50,6 +50,38 @@ func TestReference(t *testing.T) {
 	}
 }
 
+func TestFilesThatChangeDuringTheBuild(t *testing.T) {
+	for name, test := range map[string]struct {
+		before, during func(s targets.Service)
+		want           string // empty: all is well
+	}{
+		"nothing": {},
+		"a file": {during: func(s targets.Service) {
+			require.NoError(t, os.WriteFile(filepath.Join(s.Dir, "go.mod"), []byte("module x\n"), 0o644))
+		}, want: "these files changed meanwhile, and may be in the image: go.mod"},
+		"another commit": {during: func(s targets.Service) { gitIn(t, s.Dir, "commit", "-q", "--allow-empty", "-m", "second") }, want: "another commit was checked out meanwhile"},
+		"a file that differed before": {before: func(s targets.Service) { require.NoError(t, os.WriteFile(filepath.Join(s.Dir, "new.go"), nil, 0o644)) },
+			during: func(s targets.Service) { require.NoError(t, os.WriteFile(filepath.Join(s.Dir, "more.go"), nil, 0o644)) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := committed(t)
+			if test.before != nil {
+				test.before(s)
+			}
+			p, err := makePlan(t.Context(), s)
+			require.NoError(t, err)
+			if test.during != nil {
+				test.during(s)
+			}
+			if err := p.unmoved(t.Context()); test.want == "" {
+				require.NoError(t, err)
+			} else {
+				require.ErrorContains(t, err, test.want)
+			}
+		})
+	}
+}
+
 func TestLabels(t *testing.T) {
 	s := committed(t)
 	p, err := makePlan(t.Context(), s)
