@@ -367,10 +367,10 @@ func TestClusterWaitsThroughCutConnections(t *testing.T) {
 	}
 }
 
-// cutter leads to an address, and cuts all connections every 150 ms.
+// cutter leads to an address, and cuts all connections every 0.1 to 1 s, which is mostly enough to make one on a busy machine.
 func cutter(t *testing.T, address string) net.Listener {
 	t.Helper()
-	return cutterEvery(t, address, func() time.Duration { return 150 * time.Millisecond })
+	return cutterEvery(t, address, func() time.Duration { return 100*time.Millisecond + rand.N(900*time.Millisecond) })
 }
 
 // cutterEvery is cutter with another time between two cuts.

@@ -48,7 +48,7 @@ func TestClusterKilledDeployments(t *testing.T) {
 
 	killed, ended, kills := 0, 0, times("KILLS", 6)
 	for n := 1; killed < kills; n++ {
-		require.Less(t, ended, max(kills, 6), "most of them have ended before their moment came")
+		require.Less(t, ended, 3*kills, "most of them have ended before their moment came")
 		manifests, _ := releaseNumber(image, n, n%3 == 0)
 		file := filepath.Join(t.TempDir(), "manifests.yaml")
 		require.NoError(t, os.WriteFile(file, []byte(manifests), 0o600))
@@ -69,8 +69,12 @@ func TestClusterKilledDeployments(t *testing.T) {
 		// The next one may be of the same commit or of another.
 		next := n + n%2
 		manifests, names := releaseNumber(image, next, false)
+		begun = time.Now()
 		done, err := c.deploy(manifests, kube.DeployOptions{Image: payImage(fmt.Sprint(next % 10))})
 		require.NoError(t, err, "after kill %d", n)
+		if next != n { // what else the machine has to do changes
+			whole = time.Since(begun)
+		}
 		want := append([]string{"foreign"}, names...)
 		slices.Sort(want)
 		var got []string
