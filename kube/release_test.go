@@ -413,15 +413,18 @@ func TestDeployInterrupted(t *testing.T) {
 	assert.Equal(t, map[string]string{"c": "1"}, present(t, s))
 }
 
+// withoutSecrets is the fault of a login that may not see Secrets.
+func withoutSecrets(w http.ResponseWriter, r *http.Request) bool {
+	if !strings.HasSuffix(r.URL.Path, "/secrets") {
+		return false
+	}
+	fail(w, 403, "Forbidden", `secrets is forbidden: User "ci" cannot list resource "secrets"`, nil)
+	return true
+}
+
 func TestDeployWithoutTheRightToRemember(t *testing.T) {
 	s := newAPIServer(t)
-	s.setFault(func(w http.ResponseWriter, r *http.Request) bool {
-		if strings.HasSuffix(r.URL.Path, "/secrets") {
-			fail(w, 403, "Forbidden", `secrets is forbidden: User "ci" cannot list resource "secrets"`, nil)
-			return true
-		}
-		return false
-	})
+	s.setFault(withoutSecrets)
 	done, err := s.connect("shop").Deploy(t.Context(), load(t, settingsMaps("1", "a")), kube.DeployOptions{Name: "pay"})
 	require.NoError(t, err)
 	assert.Zero(t, done.Revision)
@@ -463,13 +466,7 @@ func controller(t *testing.T, s *apiServer, path string) {
 // Where no revision could be remembered, what was there before is put back, with what it needs.
 func TestDeployPutsBackWhatWasThere(t *testing.T) {
 	s := newAPIServer(t)
-	s.setFault(func(w http.ResponseWriter, r *http.Request) bool {
-		if strings.HasSuffix(r.URL.Path, "/secrets") {
-			fail(w, 403, "Forbidden", `secrets is forbidden: User "ci" cannot list resource "secrets"`, nil)
-			return true
-		}
-		return false
-	})
+	s.setFault(withoutSecrets)
 	controller(t, s, payPath)
 	manifests := func(settings, image string) string {
 		return settingsMaps("1", settings) + "---\n" + strings.Replace(deployment, "image: pay,", "image: "+image+",", 1)
