@@ -65,11 +65,9 @@ func Read(ctx context.Context, dir string) (Checkout, error) {
 	c.Root = filepath.FromSlash(lines[0])
 	c.Shallow = len(lines) > 1 && lines[1] == "true"
 
-	out, err = git(ctx, c.Root, "status", "--porcelain=v2", "--branch", "-z", "--untracked-files=normal", "--no-renames")
-	if err != nil {
-		return c, fmt.Errorf("reading the state of the git checkout in %s: %w", c.Root, err)
+	if err := c.readStatus(ctx); err != nil {
+		return c, err
 	}
-	parseStatus(&c, out)
 	if c.Commit == "" {
 		c.Missing = "there is no commit yet; run `git commit`"
 		return c, nil
@@ -111,6 +109,22 @@ func git(ctx context.Context, dir string, args ...string) ([]byte, error) {
 }
 
 var objectID = regexp.MustCompile(`^[0-9a-f]{1,64}$`)
+
+// Now returns the commit, the branch and the changed files as they are by now, by one question to git.
+func (c Checkout) Now(ctx context.Context) (Checkout, error) {
+	now := Checkout{Root: c.Root}
+	err := now.readStatus(ctx)
+	return now, err
+}
+
+func (c *Checkout) readStatus(ctx context.Context) error {
+	out, err := git(ctx, c.Root, "status", "--porcelain=v2", "--branch", "-z", "--untracked-files=normal", "--no-renames")
+	if err != nil {
+		return fmt.Errorf("reading the state of the git checkout in %s: %w", c.Root, err)
+	}
+	parseStatus(c, out)
+	return nil
+}
 
 // parseStatus reads the format of `git status --porcelain=v2 --branch -z`, which git-status(1) describes.
 func parseStatus(c *Checkout, out []byte) {

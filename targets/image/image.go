@@ -355,7 +355,7 @@ func (p *plan) unmoved(ctx context.Context) error {
 	if !p.named() {
 		return nil
 	}
-	now, err := checkout.Read(ctx, p.Dir)
+	now, err := p.tree.Now(ctx)
 	switch {
 	case err != nil:
 		return err
