@@ -149,10 +149,8 @@ func (s *session) attachTo(ctx context.Context, subject string, statements []Sta
 		if err != nil {
 			return err
 		}
-		if listed[manifest.digest] {
-			if _, err := s.get(ctx, s.ref.Context().Digest(manifest.digest.String())); err == nil {
-				continue
-			}
+		if listed[manifest.digest] && s.at(manifest.digest).isThere(ctx) {
+			continue
 		}
 		if len(manifests) > 0 {
 			parts = parts[1:] // all have the same empty configuration
@@ -452,10 +450,8 @@ func (r Registry) Copy(ctx context.Context, from, to string) (string, error) {
 		}
 		for _, artifact := range attached {
 			own := target.at(artifact.digest)
-			if listed[artifact.digest] {
-				if _, err := own.get(ctx, own.ref); err == nil {
-					continue
-				}
+			if listed[artifact.digest] && own.isThere(ctx) {
+				continue
 			}
 			if err := own.put(ctx, artifact.Image); err != nil {
 				return "", target.explain(ctx, err)
@@ -536,6 +532,12 @@ func (s *session) listed(ctx context.Context, to v1.Hash) (map[v1.Hash]bool, err
 		all[described.Digest] = true
 	}
 	return all, nil
+}
+
+// isThere says whether the registry has what the session is about.
+func (s *session) isThere(ctx context.Context) bool {
+	_, err := s.get(ctx, s.ref)
+	return err == nil
 }
 
 // referrers are what is attached to an image.
