@@ -42,6 +42,8 @@ type Pod struct {
 	Result          Result
 	// Leaving is whether it is being deleted.
 	Leaving bool
+	// Ended is whether its containers have ended for good, as those of a Job do.
+	Ended bool
 	// Containers are its containers, init containers first.
 	Containers []Container
 }
@@ -111,7 +113,9 @@ func (c *Client) podsOf(ctx context.Context, u *unstructured.Unstructured) ([]Po
 }
 
 func podOf(u *unstructured.Unstructured) Pod {
-	pod := Pod{Namespace: u.GetNamespace(), Name: u.GetName(), Result: Status(u), Leaving: u.GetDeletionTimestamp() != nil}
+	phase, _, _ := unstructured.NestedString(u.Object, "status", "phase")
+	pod := Pod{Namespace: u.GetNamespace(), Name: u.GetName(), Result: Status(u), Leaving: u.GetDeletionTimestamp() != nil,
+		Ended: phase == "Succeeded" || phase == "Failed"}
 	for _, kind := range []string{"initContainer", "container"} {
 		specs, _, _ := unstructured.NestedSlice(u.Object, "spec", kind+"s")
 		states, _, _ := unstructured.NestedSlice(u.Object, "status", kind+"Statuses")

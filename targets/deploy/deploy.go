@@ -143,12 +143,9 @@ func runningPods(ctx context.Context, client *kube.Client, objects []*kube.Objec
 	}
 	var names []string
 	for _, o := range observed {
-		if o.Hook {
-			continue // it has ended
-		}
 		for _, pod := range o.Pods {
 			runs := slices.ContainsFunc(pod.Containers, func(c kube.Container) bool { return c.Image == image })
-			if runs && !pod.Leaving && pod.Result.State == kube.Current {
+			if runs && !pod.Leaving && !pod.Ended && pod.Result.State == kube.Current {
 				names = append(names, pod.Name)
 			}
 		}
