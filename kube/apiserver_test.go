@@ -34,6 +34,7 @@ type apiServer struct {
 	mu       sync.Mutex
 	kinds    map[string][]metav1.APIResource // by "v1" or "group/version"
 	objects  map[string]*stored              // by path
+	deleted  map[string]map[string]any       // what they were last, by path
 	version  int
 	watchers []*watcher
 	// fault answers a request in the server's place where it returns true. It is called with mu unlocked.
@@ -68,6 +69,7 @@ func newAPIServer(t testing.TB) *apiServer {
 			"apiextensions.k8s.io/v1":      {resource("CustomResourceDefinition", "customresourcedefinitions", false)},
 		},
 		objects:  make(map[string]*stored),
+		deleted:  make(map[string]map[string]any),
 		watching: make(chan string, 100),
 	}
 	for _, name := range []string{"default", "shop"} {
@@ -408,6 +410,7 @@ func (s *apiServer) delete(path string) {
 	content := s.objects[path].content
 	delete(s.objects, path)
 	content["metadata"].(map[string]any)["resourceVersion"] = strconv.Itoa(s.version)
+	s.deleted[path] = content
 	s.tell(path, "DELETED", content)
 }
 
@@ -459,12 +462,17 @@ func fieldName(r *http.Request) string {
 func (s *apiServer) watch(w http.ResponseWriter, r *http.Request) {
 	watcher := &watcher{collection: r.URL.Path, name: fieldName(r), events: make(chan string, 100)}
 	s.mu.Lock()
-	// What has changed since the version that the watch begins at comes first, as there is no history here.
+	// What has changed since the version that the watch begins at comes first: the last of it, as there is no history here.
 	since, _ := strconv.Atoi(r.URL.Query().Get("resourceVersion"))
 	s.watchers = append(s.watchers, watcher)
-	if o, ok := s.objects[watcher.collection+"/"+watcher.name]; ok {
-		if version, _ := strconv.Atoi(o.content["metadata"].(map[string]any)["resourceVersion"].(string)); version > since {
-			s.tell(watcher.collection+"/"+watcher.name, "MODIFIED", o.content)
+	path, kind := watcher.collection+"/"+watcher.name, "DELETED"
+	content := s.deleted[path]
+	if o, ok := s.objects[path]; ok {
+		kind, content = "MODIFIED", o.content
+	}
+	if content != nil {
+		if version, _ := strconv.Atoi(content["metadata"].(map[string]any)["resourceVersion"].(string)); version > since {
+			s.tell(path, kind, content)
 		}
 	}
 	s.mu.Unlock()
