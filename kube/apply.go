@@ -357,7 +357,7 @@ func (run *applyRun) action(before, after *unstructured.Unstructured) Action {
 	switch {
 	case before == nil:
 		return Created
-	case reflect.DeepEqual(run.ours(before), run.ours(after)):
+	case before == after || reflect.DeepEqual(run.ours(before), run.ours(after)):
 		return Unchanged
 	default:
 		return Configured

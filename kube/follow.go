@@ -21,6 +21,8 @@ type follower struct {
 	client *Client
 	object *Object
 	around *surroundings
+	// found is the live object as of a moment ago; nil where it is not known.
+	found *unstructured.Unstructured
 	// status judges the live object, and tell is told of each new result.
 	status func(*unstructured.Unstructured) Result
 	tell   func(Result)
@@ -86,6 +88,9 @@ func (f *follower) follow(ctx context.Context) error {
 	f.mu.Lock()
 	f.stop = stop
 	f.mu.Unlock()
+	if f.found != nil && f.status(f.found).State == Current && !f.judge(inner, &around, f.found) {
+		return nil
+	}
 	w := &watcher{
 		client: f.client, resource: r, namespace: f.namespace(),
 		selects: metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", f.object.GetName()).String()},

@@ -173,7 +173,7 @@ func (d *deployment) run(ctx context.Context, objects []*Object) (Deployed, erro
 	}
 	if last := d.claim.record(); d.plan.Empty() && last.Phase == Live && last.Manifests == hash {
 		d.done.Revision = last.Revision
-		return d.done, d.client.Wait(ctx, d.objects, d.waitOptions())
+		return d.done, d.client.waitFrom(ctx, d.apply.live, d.objects, d.waitOptions())
 	}
 	if !d.plan.Empty() {
 		if err := d.options.Planned(d.plan); err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -220,6 +221,37 @@ func deployAgainWritesNothing(t *testing.T, s server) {
 	assert.Empty(t, done.Changes)
 	assert.Equal(t, 1, done.Revision)
 	assert.Equal(t, before, versions())
+}
+
+// What was found as it should be is not asked for once more; what was not, is waited for.
+func TestDeployAgainLooksOnce(t *testing.T) {
+	s := newAPIServer(t)
+	client := s.connect("shop")
+	told := make(chan string, 10)
+	options := kube.DeployOptions{Name: "pay", Progress: func(_ *kube.Object, r kube.Result) { told <- r.Message }}
+	controller(t, s, payPath)
+	_, err := client.Deploy(t.Context(), load(t, deployment), options)
+	require.NoError(t, err)
+	for len(told) > 0 {
+		<-told
+	}
+	s.seen()
+	_, err = client.Deploy(t.Context(), load(t, deployment), options)
+	require.NoError(t, err)
+	assert.Equal(t, "2 replicas available", <-told)
+	requests := strings.Join(s.seen(), "\n") + "\n"
+	assert.Equal(t, 1, strings.Count(requests, "GET "+payPath+"\n"))
+	assert.Equal(t, 1, strings.Count(requests, "GET "+path.Dir(payPath)+"\n"), "for what is no longer declared")
+
+	s.setStatus(payPath, "{replicas: 2, updatedReplicas: 2, readyReplicas: 1, availableReplicas: 1}")
+	done := make(chan error, 1)
+	go func() {
+		_, err := client.Deploy(t.Context(), load(t, deployment), options)
+		done <- err
+	}()
+	assert.Equal(t, "1 of 2 replicas available, 1 ready", <-told)
+	s.setStatus(payPath, finished)
+	require.NoError(t, <-done)
 }
 
 func TestDeployRefusesBeforeAnything(t *testing.T) { onEachServer(t, deployRefusesBeforeAnything) }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
@@ -75,6 +76,11 @@ func (e *WaitError) Unwrap() error { return e.Err }
 // brought about does not count. The first object that fails, or that is not there, ends it, and so does the moment at which it is
 // certain that a workload's pods cannot run; see Diagnosis. Every error but one about the options is a *WaitError.
 func (c *Client) Wait(ctx context.Context, objects []*Object, o WaitOptions) error {
+	return c.waitFrom(ctx, nil, objects, o)
+}
+
+// waitFrom waits as Wait does. What was found live a moment ago, and was current then, is not asked for again.
+func (c *Client) waitFrom(ctx context.Context, found map[*Object]*unstructured.Unstructured, objects []*Object, o WaitOptions) error {
 	if o.Timeout < 0 {
 		return fmt.Errorf("waiting for the rollout: the timeout is %s; give one above zero", o.Timeout)
 	}
@@ -84,7 +90,7 @@ func (c *Client) Wait(ctx context.Context, objects []*Object, o WaitOptions) err
 	var followers []*follower
 	for _, object := range objects {
 		if waitsFor(object) {
-			followers = append(followers, &follower{client: c, object: object, status: Status})
+			followers = append(followers, &follower{client: c, object: object, found: found[object], status: Status})
 		}
 	}
 	return c.wait(ctx, followers, objects, o)
