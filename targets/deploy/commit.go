@@ -45,7 +45,7 @@ func committed(ctx context.Context, s targets.Service, commit kube.Commit, image
 	stage.Made(ctx, commit.Hash)
 	stage.Output(ctx, "commit", commit.Hash)
 	if waits(s) {
-		client, err := connect(s)
+		client, err := connect(ctx, s)
 		if err != nil {
 			return err
 		}

@@ -14,10 +14,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
+	"github.com/go-logr/logr/funcr"
 	"github.com/rs/zerolog"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2"
 
 	"github.com/grimoire-build/grimoire/internal/checkout"
 	"github.com/grimoire-build/grimoire/internal/kustomize"
@@ -183,7 +186,7 @@ func prepare(ctx context.Context, s targets.Service) ([]*kube.Object, *kube.Clie
 	if err != nil {
 		return nil, nil, fmt.Errorf("loading the manifests: %w", err)
 	}
-	client, err := connect(s)
+	client, err := connect(ctx, s)
 	return objects, client, err
 }
 
@@ -198,7 +201,8 @@ func paths(s targets.Service) []string {
 	return paths
 }
 
-func connect(s targets.Service) (*kube.Client, error) {
+func connect(ctx context.Context, s targets.Service) (*kube.Client, error) {
+	routeLog(ctx)
 	config := kube.Config{Context: s.Deploy.Context, Namespace: s.Deploy.Namespace}
 	if data := os.Getenv("KUBECONFIG_DATA"); data != "" {
 		var err error
@@ -208,6 +212,17 @@ func connect(s targets.Service) (*kube.Client, error) {
 		}
 	}
 	return kube.Connect(config)
+}
+
+var routed sync.Once
+
+// routeLog has Kubernetes' client log where we do, for who looks for more: by itself it writes to stderr, unmasked, for example that it could
+// not read on where we have stopped it. What matters of it comes as an error too.
+func routeLog(ctx context.Context) {
+	routed.Do(func() {
+		log := zerolog.Ctx(ctx)
+		klog.SetLogger(funcr.New(func(_, text string) { log.Debug().Msg("Kubernetes' client: " + text) }, funcr.Options{}))
+	})
 }
 
 // revisionOf is the commit that the image was built from, empty where that is not known.

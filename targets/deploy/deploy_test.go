@@ -1,11 +1,21 @@
 package deploy
 
 import (
+	"bytes"
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 
+	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/grimoire-build/grimoire/targets"
 )
 
 func TestReleaseName(t *testing.T) {
@@ -34,4 +44,28 @@ func TestReleaseName(t *testing.T) {
 		assert.Empty(t, releases[got], "%q and %q are one release", name, releases[got])
 		releases[got] = name
 	}
+}
+
+// What Kubernetes' client would write to stderr itself goes to the log, at its level for details.
+func TestLogOfTheClient(t *testing.T) {
+	routed = sync.Once{}
+	broken := false
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if broken {
+			http.NotFound(w, r)
+			return
+		}
+		broken = true
+		w.Header().Set("Content-Length", "100")
+		fmt.Fprint(w, `{"kind": "ConfigMap", `)
+	}))
+	defer server.Close()
+	kubeconfig := fmt.Sprintf("{apiVersion: v1, kind: Config, clusters: [{name: a, cluster: {server: %q}}], contexts: [{name: a, context: {cluster: a}}]}", server.URL)
+	t.Setenv("KUBECONFIG_DATA", base64.StdEncoding.EncodeToString([]byte(kubeconfig)))
+	var log bytes.Buffer
+	client, err := connect(zerolog.New(&log).WithContext(t.Context()), targets.Service{})
+	require.NoError(t, err)
+	_, err = client.History(t.Context(), "pay")
+	require.ErrorContains(t, err, "could not find", "the second time")
+	assert.Contains(t, log.String(), `{"level":"debug","message":"Kubernetes' client: `)
 }

@@ -35,7 +35,7 @@ func Rollback(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			client, err := connect(s)
+			client, err := connect(ctx, s)
 			if err != nil {
 				return err
 			}
