@@ -101,7 +101,8 @@ func (o BuildOptions) ofTheEngine() bool {
 }
 
 // Build builds the image and returns its ID ("sha256:…"), which is local to the engine and not the digest that a
-// registry will give it. The context is streamed, it is never whole in memory. A Dockerfile that is missing, unreadable,
+// registry will give it. The context is streamed, it is never whole in memory; BuildKit asks only for
+// what has changed in the folder since it built from it last, by size and time. A Dockerfile that is missing, unreadable,
 // empty or outside the context is an error before anything is sent. When the build fails, the error is the engine's own
 // with the step that failed, its line in the Dockerfile and the end of its output. Cancelling ctx ends the build, and the step that an
 // engine is at; Podman (seen with 4.3) lets that one run to its end.
@@ -161,36 +162,18 @@ func (o *BuildOptions) addLogins(ctx context.Context, dockerfile string) {
 func (e *Engine) build(ctx context.Context, files *buildContext, o BuildOptions) (id string, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	session := ""
+	send := e.sendContext
 	if o.Builder == BuildKit {
-		served := newBuildSession(o.Logins, o.Secrets)
-		conn, err := e.openSession(ctx, served.headers())
-		if err != nil {
-			return "", fmt.Errorf("opening a session with BuildKit: %w", err)
-		}
-		session = served.id
-		var serving sync.WaitGroup
-		serving.Go(func() { served.serve(ctx, conn) })
-		defer serving.Wait()
-		defer cancel()
+		send = e.openBuildSession
 	}
-	r, w := io.Pipe()
-	sent := make(chan error, 1)
-	go func() {
-		err := files.write(ctx, w)
-		w.CloseWithError(err)
-		sent <- err
-	}()
+	body, sent, err := send(ctx, files, o)
 	defer func() {
-		// Closing the reader wakes the writer up, wherever it is, and waiting for it keeps its files open until then. What
-		// stopped it is the cause, unless it was stopped because something else had failed.
-		r.Close()
-		if failed := <-sent; failed != nil && err != nil && !errors.Is(failed, io.ErrClosedPipe) {
+		cancel()
+		// What stopped the sending is the cause, unless it was stopped because something else had failed.
+		if failed := sent(); failed != nil && err != nil && !errors.Is(failed, io.ErrClosedPipe) {
 			err = failed
 		}
 	}()
-
-	body, err := e.startBuild(ctx, r, files.dockerfile, session, o)
 	if err != nil {
 		return "", err
 	}
@@ -212,6 +195,41 @@ func (e *Engine) build(ctx context.Context, files *buildContext, o BuildOptions)
 		return "", errors.New("the engine's answer ended before it named an image; look at the engine's log")
 	}
 	return id, nil
+}
+
+// openBuildSession begins a build by BuildKit, which asks for the files that it needs and has not got. sent waits for the end of that, once ctx has ended.
+func (e *Engine) openBuildSession(ctx context.Context, files *buildContext, o BuildOptions) (body io.ReadCloser, sent func() error, err error) {
+	s := newBuildSession(files, o.Logins, o.Secrets)
+	conn, err := e.openSession(ctx, s.headers())
+	if err != nil {
+		return nil, func() error { return nil }, fmt.Errorf("opening a session with BuildKit: %w", err)
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() { s.serve(ctx, conn) })
+	sent = func() error {
+		serving.Wait()
+		return s.failure()
+	}
+	body, err = e.startBuild(ctx, nil, files.dockerfile, s.id, o)
+	return body, sent, err
+}
+
+// sendContext begins a build by the builder before BuildKit, and streams the context to it. sent ends that, and says what stopped it.
+func (e *Engine) sendContext(ctx context.Context, files *buildContext, o BuildOptions) (body io.ReadCloser, sent func() error, err error) {
+	r, w := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		err := files.write(ctx, w)
+		w.CloseWithError(err)
+		done <- err
+	}()
+	sent = func() error {
+		// Closing the reader wakes the writer up, wherever it is, and waiting for it keeps its files open until then.
+		r.Close()
+		return <-done
+	}
+	body, err = e.startBuild(ctx, r, files.dockerfile, "", o)
+	return body, sent, err
 }
 
 // Push pushes one tag, and no other tag of its repository, with the login that r has for it. It returns the digest that

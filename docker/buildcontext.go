@@ -143,15 +143,29 @@ func (c *buildContext) write(ctx context.Context, w io.Writer) error {
 	if _, err := tw.Write(c.content); err != nil {
 		return err
 	}
+	err = c.walk(ctx, func(name string, entry fs.DirEntry) error {
+		if name == c.dockerfile {
+			return nil
+		}
+		return c.add(ctx, tw, name, entry)
+	})
+	if err != nil {
+		return err
+	}
+	return tw.Close()
+}
+
+// walk visits what an engine gets, in the order of the names, a folder before what is in it. The Dockerfile is among it unless it is ignored.
+func (c *buildContext) walk(ctx context.Context, visit func(name string, entry fs.DirEntry) error) error {
 	matches := map[string]patternmatcher.MatchInfo{}
-	err = fs.WalkDir(c.root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
+	return fs.WalkDir(c.root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return fmt.Errorf("reading the build context: %w", err)
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if name == "." || name == c.dockerfile {
+		if name == "." {
 			return nil
 		}
 		ignored, match, err := c.ignore.MatchesUsingParentResults(name, matches[path.Dir(name)])
@@ -167,17 +181,13 @@ func (c *buildContext) write(ctx context.Context, w io.Writer) error {
 			if left, err := c.leftOut(name, entry); left || err != nil {
 				return err
 			}
-			return c.add(ctx, tw, name, entry)
+			return visit(name, entry)
 		case entry.IsDir() && !c.exceptionsBelow(name):
 			return fs.SkipDir
 		default:
 			return nil
 		}
 	})
-	if err != nil {
-		return err
-	}
-	return tw.Close()
 }
 
 // leftOut says whether an entry is a folder that holds nothing but what a caller leaves out. It is as if it were not there.
@@ -219,22 +229,29 @@ func (c *buildContext) exceptionsBelow(dir string) bool {
 	return false
 }
 
-func (c *buildContext) add(ctx context.Context, tw *tar.Writer, name string, entry fs.DirEntry) error {
-	info, err := entry.Info()
-	if err != nil {
-		return fmt.Errorf("reading the build context: %w", err)
+// describe says what an entry is, and where it leads to if it is a link. What is neither file, folder nor link is left out: it gives nil.
+func (c *buildContext) describe(ctx context.Context, name string, entry fs.DirEntry) (info fs.FileInfo, link string, err error) {
+	if info, err = entry.Info(); err != nil {
+		return nil, "", fmt.Errorf("reading the build context: %w", err)
 	}
-	link := ""
 	switch info.Mode().Type() {
 	case 0, fs.ModeDir:
 	case fs.ModeSymlink:
 		if link, err = c.root.Readlink(name); err != nil {
-			return fmt.Errorf("reading the build context: %w", err)
+			return nil, "", fmt.Errorf("reading the build context: %w", err)
 		}
 	default:
 		zerolog.Ctx(ctx).Warn().Str("file", name).Stringer("mode", info.Mode()).
 			Msg("leaving a file that is no regular one out of the build context")
-		return nil
+		return nil, "", nil
+	}
+	return info, link, nil
+}
+
+func (c *buildContext) add(ctx context.Context, tw *tar.Writer, name string, entry fs.DirEntry) error {
+	info, link, err := c.describe(ctx, name, entry)
+	if info == nil || err != nil {
+		return err
 	}
 	header, err := tar.FileInfoHeader(info, filepath.ToSlash(link))
 	if err != nil {

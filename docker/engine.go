@@ -146,7 +146,8 @@ func (e *Engine) openSession(ctx context.Context, headers map[string][]string) (
 	return e.api.DialHijack(ctx, "/session", "h2c", headers)
 }
 
-// startBuild asks the engine for a build and returns its progress stream. A session is BuildKit's.
+// startBuild asks the engine for a build and returns its progress stream. A session is BuildKit's, which gets
+// the files by it.
 func (e *Engine) startBuild(ctx context.Context, tar io.Reader, dockerfile, session string, o BuildOptions) (io.ReadCloser, error) {
 	args := make(map[string]*string, len(o.Args))
 	for name, value := range o.Args {
@@ -156,23 +157,24 @@ func (e *Engine) startBuild(ctx context.Context, tar io.Reader, dockerfile, sess
 	for _, auth := range o.Logins {
 		logins[auth.serverAddress()] = auth.config()
 	}
-	version := build.BuilderV1
+	version, remote := build.BuilderV1, ""
 	if o.Builder == BuildKit {
-		version = build.BuilderBuildKit
+		version, remote = build.BuilderBuildKit, "client-session"
 	}
 	response, err := e.api.ImageBuild(ctx, tar, build.ImageBuildOptions{
-		Version:     version,
-		SessionID:   session,
-		NoCache:     o.NoCache,
-		PullParent:  o.Pull,
-		Dockerfile:  dockerfile,
-		Tags:        o.Tags,
-		BuildArgs:   args,
-		Labels:      o.Labels,
-		Target:      o.Target,
-		Platform:    o.Platform,
-		NetworkMode: o.Network,
-		AuthConfigs: logins,
+		Version:       version,
+		SessionID:     session,
+		RemoteContext: remote,
+		NoCache:       o.NoCache,
+		PullParent:    o.Pull,
+		Dockerfile:    dockerfile,
+		Tags:          o.Tags,
+		BuildArgs:     args,
+		Labels:        o.Labels,
+		Target:        o.Target,
+		Platform:      o.Platform,
+		NetworkMode:   o.Network,
+		AuthConfigs:   logins,
 		// Containers of the steps are of no use afterwards, neither of those that worked nor of the one that failed.
 		Remove:      true,
 		ForceRemove: true,

@@ -169,6 +169,59 @@ func realBuildAndPush(t *testing.T, builder Builder) {
 	}
 }
 
+// An engine that has been sent a context before gets what has changed in it, and nothing of what is gone or ignored.
+func TestRealBuildOfWhatHasChanged(t *testing.T) { withEachBuilder(t, realBuildOfWhatHasChanged) }
+
+func realBuildOfWhatHasChanged(t *testing.T, builder Builder) {
+	host, _ := needs.Engine(t)
+	engine := connectReal(t, host)
+	dir := t.TempDir()
+	const step = "RUN cd /src && find . -type f | sort | while read f; do echo \"$f $(cat $f | head -c 9) $(stat -c %a $f)\"; done && readlink link || true\n"
+	large := strings.Repeat("x", 1<<20)
+	writeFiles(t, dir, map[string]string{
+		"build/Dockerfile": "FROM " + testengine.GoImage + "\nENV DIR=" + dir + "\nCOPY . /src\n" + step, "build/Dockerfile.dockerignore": "ignored\n!ignored/but\n**/*.dockerignore\n",
+		"a": "one", "b/c": "see", "gone": "x", "ignored/secret": "s3cret", "ignored/but": "but", "a-b": "", "large": large,
+	})
+	require.NoError(t, os.Symlink("b/c", filepath.Join(dir, "link")))
+	require.NoError(t, os.Chmod(filepath.Join(dir, "b/c"), 0o755))
+	build := func() string {
+		var output strings.Builder
+		id, err := engine.Build(t.Context(), BuildOptions{Context: dir, Dockerfile: "build/Dockerfile", Builder: builder, Network: "none", Output: &output})
+		require.NoError(t, err, output.String())
+		t.Cleanup(func() { ask(t, host, http.MethodDelete, "/images/"+id+"?force=1", nil) })
+		return output.String()
+	}
+	expect := func(output string, lines ...string) {
+		t.Helper()
+		var got []string
+		for line := range strings.Lines(output) {
+			line = strings.TrimSpace(strings.TrimPrefix(line, "    "))
+			if _, text, ok := strings.Cut(line, " ./"); ok && strings.HasPrefix(line, "#") {
+				got = append(got, text)
+			} else if text, ok := strings.CutPrefix(line, "./"); ok {
+				got = append(got, text)
+			}
+		}
+		assert.Equal(t, lines, got, output)
+	}
+	output := build()
+	expect(output, "a one 644", "a-b  644", "b/c see 755", "build/Dockerfile FROM gola 644", "gone x 644", "ignored/but but 644", "large xxxxxxxxx 644")
+	assert.Contains(t, output, "b/c\n", "the link")
+
+	before, err := os.Stat(filepath.Join(dir, "a"))
+	require.NoError(t, err)
+	writeFiles(t, dir, map[string]string{"a": "two", "b/new": "new", "large": "y" + large[1:]}) // of the same size
+	require.NoError(t, os.Remove(filepath.Join(dir, "gone")))
+	require.NoError(t, os.Chmod(filepath.Join(dir, "b/c"), 0o644))
+	expect(build(), "a two 644", "a-b  644", "b/c see 644", "b/new new 644", "build/Dockerfile FROM gola 644", "ignored/but but 644", "large yxxxxxxxx 644")
+
+	writeFiles(t, dir, map[string]string{"a": "six"}) // as one that is checked out from an archive
+	require.NoError(t, os.Chtimes(filepath.Join(dir, "a"), before.ModTime(), before.ModTime()))
+	require.NoError(t, os.RemoveAll(filepath.Join(dir, "b")))
+	writeFiles(t, dir, map[string]string{"b": "a file now"})
+	expect(build(), "a six 644", "a-b  644", "b a file no 644", "build/Dockerfile FROM gola 644", "ignored/but but 644", "large yxxxxxxxx 644")
+}
+
 func TestRealBuildFailures(t *testing.T) { withEachBuilder(t, realBuildFailures) }
 
 func realBuildFailures(t *testing.T, builder Builder) {

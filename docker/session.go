@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -9,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"sync"
 	"time"
 
@@ -17,17 +19,34 @@ import (
 )
 
 // buildSession is what BuildKit asks its client for in the middle of a build, through a connection of its own on which the engine
-// is the one that asks: logins of base images' registries, and secrets of steps. It speaks gRPC, of which two messages with two
-// fields are all that is needed: the library that has all of it costs a cold compile more than the rest of this package.
+// is the one that asks: logins of base images' registries, secrets of steps, and the files of the context that it has not got yet. It speaks
+// gRPC, of which a few messages are all that is needed: the library that has all of it costs a cold compile more than the rest of this package.
 // Source: session/auth/auth.proto and session/secrets/secrets.proto of https://github.com/moby/buildkit
 type buildSession struct {
 	id      string
+	files   *buildContext
 	login   func(host string) (username, password string)
 	secrets map[string][]byte
+
+	mu  sync.Mutex
+	err error // why a file could not be sent: the first reason
 }
 
-func newBuildSession(logins []Auth, secrets map[string][]byte) *buildSession {
-	return &buildSession{id: rand.Text(), secrets: secrets, login: func(host string) (string, string) {
+func (s *buildSession) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err = cmp.Or(s.err, err)
+}
+
+// failure is why a file could not be sent, nil if all could.
+func (s *buildSession) failure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+func newBuildSession(files *buildContext, logins []Auth, secrets map[string][]byte) *buildSession {
+	return &buildSession{id: rand.Text(), files: files, secrets: secrets, login: func(host string) (string, string) {
 		for _, auth := range logins {
 			if !sameRegistry(auth.Host, host) {
 				continue
@@ -64,8 +83,8 @@ func (s *buildSession) headers() map[string][]string {
 	return map[string][]string{
 		"X-Docker-Expose-Session-Uuid":        {s.id},
 		"X-Docker-Expose-Session-Name":        {"grimoire"},
-		"X-Docker-Expose-Session-Sharedkey":   {""},
-		"X-Docker-Expose-Session-Grpc-Method": {methodHealth, methodCredentials, methodSecret},
+		"X-Docker-Expose-Session-Sharedkey":   {s.files.sharedKey()},
+		"X-Docker-Expose-Session-Grpc-Method": {methodHealth, methodCredentials, methodSecret, methodFileSync},
 	}
 }
 
@@ -116,6 +135,7 @@ func (c *closingConn) Close() error { return c.listener.Close() }
 // Codes of gRPC. Source: https://grpc.github.io/grpc/core/md_doc_statuscodes.html
 const (
 	codeOK            = "0"
+	codeUnknown       = "2"
 	codeInvalid       = "3"
 	codeNotFound      = "5"
 	codeUnimplemented = "12"
@@ -124,6 +144,15 @@ const (
 // ServeHTTP answers a call of gRPC. Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 func (s *buildSession) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	w.Header().Set("Content-Type", "application/grpc")
+	if req.URL.Path == methodFileSync {
+		code := codeOK
+		if err := s.sync(w, req); err != nil {
+			code = codeUnknown
+			w.Header().Set(http.TrailerPrefix+"Grpc-Message", url.PathEscape(err.Error()))
+		}
+		w.Header().Set(http.TrailerPrefix+"Grpc-Status", code)
+		return
+	}
 	reply, code, message := s.answer(req)
 	if code == codeOK {
 		frame := binary.BigEndian.AppendUint32([]byte{0}, uint32(len(reply)))
@@ -143,7 +172,7 @@ func (s *buildSession) answer(req *http.Request) (reply []byte, code, message st
 	switch req.URL.Path {
 	case methodHealth:
 		const serving = 1
-		return protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.VarintType), serving), codeOK, ""
+		return appendVarint(nil, 1, serving), codeOK, ""
 	case methodCredentials:
 		username, password := s.login(string(asked[1]))
 		reply = appendBytes(reply, 1, []byte(username))
@@ -163,11 +192,15 @@ func appendBytes(message []byte, field protowire.Number, value []byte) []byte {
 	return protowire.AppendBytes(protowire.AppendTag(message, field, protowire.BytesType), value)
 }
 
+func appendVarint(message []byte, field protowire.Number, value uint64) []byte {
+	return protowire.AppendVarint(protowire.AppendTag(message, field, protowire.VarintType), value)
+}
+
 // messageLimit is how long a message of the engine's may be, in bytes.
 const messageLimit = 1 << 20
 
-// readMessage reads a message, and returns its fields that are texts; of one that occurs twice, the last.
-func readMessage(r io.Reader) (map[protowire.Number][]byte, error) {
+// readFrame reads a message as it is.
+func readFrame(r io.Reader) ([]byte, error) {
 	var head [5]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return nil, err
@@ -177,11 +210,18 @@ func readMessage(r io.Reader) (map[protowire.Number][]byte, error) {
 		return nil, errors.New("compressed, or too long")
 	}
 	message := make([]byte, length)
-	if _, err := io.ReadFull(r, message); err != nil {
+	_, err := io.ReadFull(r, message)
+	return message, err
+}
+
+// readMessage reads a message, and returns its fields that are texts; of one that occurs twice, the last.
+func readMessage(r io.Reader) (map[protowire.Number][]byte, error) {
+	message, err := readFrame(r)
+	if err != nil {
 		return nil, err
 	}
 	fields := map[protowire.Number][]byte{}
-	err := eachField(message, func(number protowire.Number, value []byte, _ uint64) error {
+	err = eachField(message, func(number protowire.Number, value []byte, _ uint64) error {
 		if value != nil {
 			fields[number] = value
 		}

@@ -15,8 +15,8 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// callSession asks a session as an engine does: by gRPC over the connection that the client has opened.
-func callSession(t *testing.T, s *buildSession) func(method string, body []byte) (reply []byte, status string) {
+// sessionClient speaks to a session as an engine does: over the connection that the client has opened.
+func sessionClient(t *testing.T, s *buildSession) *http.Client {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -45,6 +45,12 @@ func callSession(t *testing.T, s *buildSession) func(method string, body []byte)
 		}
 		client.CloseIdleConnections()
 	})
+	return client
+}
+
+// callSession asks a session by gRPC.
+func callSession(t *testing.T, s *buildSession) func(method string, body []byte) (reply []byte, status string) {
+	client := sessionClient(t, s)
 	return func(method string, body []byte) ([]byte, string) {
 		t.Helper()
 		response, err := client.Post("http://session"+method, "application/grpc", bytes.NewReader(body))
@@ -63,7 +69,7 @@ func framed(message []byte) []byte {
 }
 
 func TestSession(t *testing.T) {
-	call := callSession(t, newBuildSession([]Auth{
+	call := callSession(t, newBuildSession(contextOf(t, map[string]string{"Dockerfile": "FROM scratch\n"}), []Auth{
 		{Host: "index.docker.io", Username: "bob", Password: "hub"}, {Host: "example.org", IdentityToken: "token"},
 	}, map[string][]byte{"npm": []byte("s3cret")}))
 
