@@ -55,7 +55,7 @@ const (
 )
 
 // sharedKey names the folder of a context among all that an engine has been sent, so that it asks for what has changed there, and for nothing
-// else. That is known by size and time of a file.
+// else. That is known by size and time of a file; see modified.
 func (c *buildContext) sharedKey() string {
 	dir, err := filepath.Abs(c.root.Name())
 	if err != nil {
@@ -64,6 +64,25 @@ func (c *buildContext) sharedKey() string {
 	host, _ := os.Hostname()
 	sum := sha256.Sum256([]byte("grimoire\x00" + host + "\x00" + dir))
 	return hex.EncodeToString(sum[:])
+}
+
+// modified is when a file was changed. A time in whole seconds was set by somebody, as archives and reproducible builds do it, and may be that of
+// another content of the same size. The content says then what goes below the seconds, of which an image keeps nothing.
+func (c *buildContext) modified(name string, info fs.FileInfo) (time.Time, error) {
+	at := info.ModTime()
+	if !info.Mode().IsRegular() || at.Nanosecond() != 0 {
+		return at, nil
+	}
+	file, err := c.root.Open(name)
+	if err != nil {
+		return at, fmt.Errorf("reading the build context: %w", err)
+	}
+	defer file.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, file); err != nil {
+		return at, fmt.Errorf("reading the build context: %w", err)
+	}
+	return at.Add(time.Duration(binary.BigEndian.Uint64(h.Sum(nil)) % uint64(time.Second))), nil
 }
 
 // fileSync sends one of the folders to BuildKit: first what each file is, and then the content of those that it asks for.
@@ -208,7 +227,11 @@ func (s *fileSync) context() error {
 			return err
 		}
 		known[name] = info.IsDir()
-		return s.describe(name, info.Mode(), info.Size(), info.ModTime(), link)
+		modified, err := s.files.modified(name, info)
+		if err != nil {
+			return err
+		}
+		return s.describe(name, info.Mode(), info.Size(), modified, link)
 	})
 }
 
@@ -248,7 +271,11 @@ func (s *fileSync) dockerfile() error {
 		if name == s.files.dockerfile {
 			size = int64(len(s.files.content))
 		}
-		if err := s.describe(name, 0o644, size, info.ModTime(), ""); err != nil {
+		modified, err := s.files.modified(name, info)
+		if err != nil {
+			return err
+		}
+		if err := s.describe(name, 0o644, size, modified, ""); err != nil {
 			return err
 		}
 	}
