@@ -168,7 +168,6 @@ func (e *Engine) build(ctx context.Context, files *buildContext, o BuildOptions)
 	}
 	body, sent, err := send(ctx, files, o)
 	defer func() {
-		cancel()
 		// What stopped the sending is the cause, unless it was stopped because something else had failed.
 		if failed := sent(); failed != nil && err != nil && !errors.Is(failed, io.ErrClosedPipe) {
 			err = failed
@@ -197,16 +196,18 @@ func (e *Engine) build(ctx context.Context, files *buildContext, o BuildOptions)
 	return id, nil
 }
 
-// openBuildSession begins a build by BuildKit, which asks for the files that it needs and has not got. sent waits for the end of that, once ctx has ended.
+// openBuildSession begins a build by BuildKit, which asks for the files that it needs and has not got. sent ends that, and says what stopped it.
 func (e *Engine) openBuildSession(ctx context.Context, files *buildContext, o BuildOptions) (body io.ReadCloser, sent func() error, err error) {
 	s := newBuildSession(files, o.Logins, o.Secrets)
 	conn, err := e.openSession(ctx, s.headers())
 	if err != nil {
 		return nil, func() error { return nil }, fmt.Errorf("opening a session with BuildKit: %w", err)
 	}
+	serveCtx, stop := context.WithCancel(ctx)
 	var serving sync.WaitGroup
-	serving.Go(func() { s.serve(ctx, conn) })
+	serving.Go(func() { s.serve(serveCtx, conn) })
 	sent = func() error {
+		stop()
 		serving.Wait()
 		return s.failure()
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -391,6 +392,24 @@ func TestBuildContextFailsWhileSent(t *testing.T) {
 	}})
 	_, err := engine.Build(t.Context(), BuildOptions{Context: dir, Output: io.Discard})
 	assert.ErrorContains(t, err, "a-big-one became shorter while it was read")
+}
+
+// What the engine says counts, not that the rest of the context was no longer sent.
+func TestBuildRefusedWhileSent(t *testing.T) {
+	dir := t.TempDir()
+	files := map[string]string{"Dockerfile": "FORM scratch"}
+	for i := range 200 {
+		files[fmt.Sprintf("file-%d", i)] = strings.Repeat("x", 32<<10)
+	}
+	writeFiles(t, dir, files)
+	engine := connectTo(t, &fakeEngine{build: func(w http.ResponseWriter, req *http.Request) {
+		go io.Copy(io.Discard, req.Body)
+		stream(w, `{"error":"unknown instruction: FORM"}`)
+	}})
+	for range 20 {
+		_, err := engine.Build(t.Context(), BuildOptions{Context: dir, Output: io.Discard})
+		require.ErrorContains(t, err, "unknown instruction: FORM")
+	}
 }
 
 func TestBuildCancelled(t *testing.T) {
