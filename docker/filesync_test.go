@@ -21,11 +21,7 @@ import (
 func contextOf(t *testing.T, files map[string]string) *buildContext {
 	t.Helper()
 	dir := t.TempDir()
-	for name, content := range files {
-		path := filepath.Join(dir, filepath.FromSlash(name))
-		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
-		require.NoError(t, os.WriteFile(path, []byte(content), 0o644))
-	}
+	writeFiles(t, dir, files)
 	c, err := openBuildContext(dir, "")
 	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
