@@ -182,7 +182,7 @@ func applyDefinition(t *testing.T, s server) {
 	group := s.name() + ".example.org"
 	objects := load(t, fmt.Sprintf(definition, group))
 	var log bytes.Buffer
-	ctx := zerolog.New(&log).WithContext(t.Context())
+	ctx := zerolog.New(zerolog.SyncWriter(&log)).WithContext(t.Context())
 	changes, err := client.Apply(ctx, objects, kube.ApplyOptions{DryRun: true})
 	require.NoError(t, err)
 	assert.Equal(t, []string{"CustomResourceDefinition/tills." + group + " created", "Till/one created"}, actions(changes))
@@ -385,7 +385,7 @@ func TestServerWarningsAreLogged(t *testing.T) {
 		return false
 	})
 	var log bytes.Buffer
-	_, err := s.connect("shop").Apply(zerolog.New(&log).WithContext(t.Context()), load(t, deployment), kube.ApplyOptions{})
+	_, err := s.connect("shop").Apply(zerolog.New(zerolog.SyncWriter(&log)).WithContext(t.Context()), load(t, deployment), kube.ApplyOptions{})
 	require.NoError(t, err)
 	assert.Contains(t, log.String(), "the API server warns: apps/v1 is deprecated")
 }

@@ -50,7 +50,7 @@ func TestClusterMissingPermissions(t *testing.T) {
 		"---\n{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: " + role + "}}\n"
 	deploy := func() (string, error) {
 		var log bytes.Buffer
-		_, err := robot.Deploy(zerolog.New(&log).WithContext(t.Context()), load(t, manifests), kube.DeployOptions{Name: "app", Timeout: time.Minute})
+		_, err := robot.Deploy(zerolog.New(zerolog.SyncWriter(&log)).WithContext(t.Context()), load(t, manifests), kube.DeployOptions{Name: "app", Timeout: time.Minute})
 		return log.String(), err
 	}
 	_, err := deploy()

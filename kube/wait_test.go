@@ -343,6 +343,6 @@ func TestWaitLogsEachMessageOnce(t *testing.T) {
 	require.NoError(t, err)
 	s.setStatus(payPath, finished)
 	var log bytes.Buffer
-	require.NoError(t, client.Wait(zerolog.New(&log).WithContext(t.Context()), objects, kube.WaitOptions{}))
+	require.NoError(t, client.Wait(zerolog.New(zerolog.SyncWriter(&log)).WithContext(t.Context()), objects, kube.WaitOptions{}))
 	assert.Equal(t, `{"level":"info","object":"Deployment/pay","state":"current","message":"2 replicas available"}`+"\n", log.String())
 }
