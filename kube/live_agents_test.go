@@ -184,7 +184,7 @@ func TestClusterWaitCommitWithFewRights(t *testing.T) {
 	err := robot.WaitCommit(t.Context(), e, "1234", app, kube.WaitOptions{Timeout: time.Minute})
 	require.ErrorContains(t, err, "whether it is live cannot be known")
 	require.ErrorContains(t, err, "list deployments.apps in the namespace "+c.namespace)
-	c.create(`apiVersion: rbac.authorization.k8s.io/v1
+	c.grant("robot", `apiVersion: rbac.authorization.k8s.io/v1
 kind: Role
 metadata: {name: looker}
 rules: [{apiGroups: [apps], resources: [deployments], verbs: [get, list, watch]}]
@@ -193,8 +193,8 @@ apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
 metadata: {name: looker}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: looker}
-subjects: [{kind: ServiceAccount, name: robot, namespace: ` + c.namespace + `}]
-`)
+subjects: [{kind: ServiceAccount, name: robot, namespace: `+c.namespace+`}]
+`, "watch deployments.apps")
 	c.apply(appManifest(app, 1, environment("one"), ""))
 	require.NoError(t, robot.WaitCommit(t.Context(), e, "1234", app, kube.WaitOptions{Timeout: time.Minute}))
 }

@@ -41,6 +41,18 @@ func (c *realCluster) create(manifests string) {
 	require.NoError(c.t, err, "%s\n%s", manifests, out)
 }
 
+// grant creates roles, and waits until they are in force for a robot: the API server looks at what it has last seen of them.
+func (c *realCluster) grant(robot, manifests string, permissions ...string) {
+	c.t.Helper()
+	c.create(manifests)
+	for _, permission := range permissions {
+		verb, resource, _ := strings.Cut(permission, " ")
+		c.eventually(robot+" may "+permission, func() bool {
+			return c.command(c.t.Context(), "auth", "can-i", verb, resource, "--as=system:serviceaccount:"+c.namespace+":"+robot).Run() == nil
+		})
+	}
+}
+
 // The role that the error prints is the one that is missing: with it, and nothing else, the deployment succeeds.
 func TestClusterMissingPermissions(t *testing.T) {
 	c := newCluster(t)
@@ -62,9 +74,9 @@ func TestClusterMissingPermissions(t *testing.T) {
 	}
 	assert.Empty(t, present(t, c), "nothing is changed")
 
-	c.create(missing.Manifests())
+	c.grant("robot", missing.Manifests(), "patch deployments.apps", "patch clusterroles.rbac.authorization.k8s.io")
 	log, err := deploy()
-	require.NoError(t, err, "%s", missing.Manifests())
+	require.NoError(t, err)
 	assert.Equal(t, map[string]string{"a": "one"}, present(t, c))
 	assert.Contains(t, log, "and so why pods do not run may not be known")
 	assert.Contains(t, log, "and so what is no longer declared will stay")
@@ -81,7 +93,7 @@ func TestClusterPermissionsOfWhatChanges(t *testing.T) {
 	_, err := c.Deploy(t.Context(), load(t, manifests("one")), kube.DeployOptions{Name: "app"})
 	require.NoError(t, err)
 	robot := c.robot("robot")
-	c.create(strings.NewReplacer("NAMESPACE", c.namespace).Replace(`apiVersion: rbac.authorization.k8s.io/v1
+	c.grant("robot", strings.NewReplacer("NAMESPACE", c.namespace).Replace(`apiVersion: rbac.authorization.k8s.io/v1
 kind: Role
 metadata: {name: robot, namespace: NAMESPACE}
 rules:
@@ -93,7 +105,7 @@ kind: RoleBinding
 metadata: {name: robot, namespace: NAMESPACE}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: robot}
 subjects: [{kind: ServiceAccount, namespace: NAMESPACE, name: robot}]
-`))
+`), "patch configmaps/a")
 	_, err = robot.Deploy(t.Context(), load(t, manifests("two")), kube.DeployOptions{Name: "app"})
 	require.NoError(t, err)
 	assert.Equal(t, map[string]string{"a": "two"}, present(t, c))
@@ -104,7 +116,7 @@ subjects: [{kind: ServiceAccount, namespace: NAMESPACE, name: robot}]
 	assert.NotContains(t, err.Error(), "namespaces;")
 
 	reader := c.robot("reader")
-	c.create(strings.NewReplacer("NAMESPACE", c.namespace).Replace(`apiVersion: rbac.authorization.k8s.io/v1
+	c.grant("reader", strings.NewReplacer("NAMESPACE", c.namespace).Replace(`apiVersion: rbac.authorization.k8s.io/v1
 kind: Role
 metadata: {name: reader, namespace: NAMESPACE}
 rules:
@@ -115,7 +127,7 @@ kind: RoleBinding
 metadata: {name: reader, namespace: NAMESPACE}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: reader}
 subjects: [{kind: ServiceAccount, namespace: NAMESPACE, name: reader}]
-`))
+`), "list secrets")
 	before := c.live("/api/v1/namespaces/" + c.namespace + "/configmaps/grimoire-app").GetResourceVersion()
 	_, err = reader.Rollback(t.Context(), kube.RollbackOptions{Name: "app", To: 1})
 	require.ErrorAs(t, err, &missing)
