@@ -3,6 +3,7 @@ package kube
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -57,7 +58,8 @@ func (e *PermissionError) Error() string {
 	return fmt.Sprintf("%s may not %s; who administers the cluster can grant it with:\n%s", who, strings.Join(list, ", nor "), e.Manifests())
 }
 
-// Manifests are a Role, or ClusterRole, and its binding for each namespace, that grant what is missing.
+// Manifests are a Role, or ClusterRole, and its binding for each namespace, that grant what is missing. Their name says what they
+// grant and to whom, so that they add to what was granted before, and are applied again without harm.
 func (e *PermissionError) Manifests() string {
 	byNamespace := make(map[string][]Permission)
 	var namespaces []string
@@ -70,15 +72,18 @@ func (e *PermissionError) Manifests() string {
 	slices.Sort(namespaces)
 	var documents []string
 	for _, namespace := range namespaces {
-		kind, metadata := "Role", map[string]any{"name": "grimoire-deploy", "namespace": namespace}
+		granted, subjects := rules(byNamespace[namespace]), []any{subject(e.User)}
+		sum := sha256.Sum256(marshal(map[string]any{"rules": granted, "subjects": subjects}))
+		name := fmt.Sprintf("grimoire-deploy-%x", sum[:4])
+		kind, metadata := "Role", map[string]any{"name": name, "namespace": namespace}
 		if namespace == "" {
-			kind, metadata = "ClusterRole", map[string]any{"name": "grimoire-deploy"}
+			kind, metadata = "ClusterRole", map[string]any{"name": name}
 		}
 		const version = "rbac.authorization.k8s.io/v1"
 		for _, object := range []map[string]any{
-			{"apiVersion": version, "kind": kind, "metadata": metadata, "rules": rules(byNamespace[namespace])},
-			{"apiVersion": version, "kind": kind + "Binding", "metadata": metadata, "subjects": []any{subject(e.User)},
-				"roleRef": map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": "grimoire-deploy"}},
+			{"apiVersion": version, "kind": kind, "metadata": metadata, "rules": granted},
+			{"apiVersion": version, "kind": kind + "Binding", "metadata": metadata, "subjects": subjects,
+				"roleRef": map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name}},
 		} {
 			documents = append(documents, string(marshal(object)))
 		}

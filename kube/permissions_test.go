@@ -81,7 +81,20 @@ func TestClusterMissingPermissions(t *testing.T) {
 	assert.Contains(t, log, "and so why pods do not run may not be known")
 	assert.Contains(t, log, "and so what is no longer declared will stay")
 	assert.Contains(t, log, "and so no state is remembered that could be rolled back to")
-	c.run("delete", "clusterrole,clusterrolebinding", "grimoire-deploy", "--namespace=default")
+
+	// What is granted later adds to it.
+	first := missing
+	manifests += "---\n{apiVersion: v1, kind: Service, metadata: {name: app}, spec: {ports: [{port: 80}]}}\n"
+	_, err = deploy()
+	require.ErrorAs(t, err, &missing)
+	c.grant("robot", missing.Manifests(), "patch services")
+	_, err = deploy()
+	require.NoError(t, err)
+	for _, o := range load(t, first.Manifests()) {
+		if o.GetNamespace() == "" {
+			c.run("delete", o.GetKind(), o.GetName(), "--namespace=default")
+		}
+	}
 }
 
 // What is live as it is declared needs no right to write, and a role may be for objects by their names.
@@ -146,7 +159,7 @@ func TestPermissionManifests(t *testing.T) {
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata:
-  name: grimoire-deploy
+  name: grimoire-deploy-4f0df108
 rules:
 - apiGroups:
   - ""
@@ -158,11 +171,11 @@ rules:
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
 metadata:
-  name: grimoire-deploy
+  name: grimoire-deploy-4f0df108
 roleRef:
   apiGroup: rbac.authorization.k8s.io
   kind: ClusterRole
-  name: grimoire-deploy
+  name: grimoire-deploy-4f0df108
 subjects:
 - apiGroup: rbac.authorization.k8s.io
   kind: User
@@ -171,7 +184,7 @@ subjects:
 apiVersion: rbac.authorization.k8s.io/v1
 kind: Role
 metadata:
-  name: grimoire-deploy
+  name: grimoire-deploy-c01d388f
   namespace: shop
 rules:
 - apiGroups:
@@ -185,12 +198,12 @@ rules:
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
 metadata:
-  name: grimoire-deploy
+  name: grimoire-deploy-c01d388f
   namespace: shop
 roleRef:
   apiGroup: rbac.authorization.k8s.io
   kind: Role
-  name: grimoire-deploy
+  name: grimoire-deploy-c01d388f
 subjects:
 - apiGroup: rbac.authorization.k8s.io
   kind: User
