@@ -19,6 +19,9 @@ const (
 	kubernetes = "k8s.io"
 )
 
+// leaves are packages of the standard library alone, which every package may use, so that nothing is written twice.
+var leaves = []string{us + "/internal/imageref", us + "/internal/redact", us + "/internal/retry"}
+
 // rules say what a package must not depend on, directly or through others, with the reason.
 var rules = []struct {
 	of     string
@@ -61,7 +64,7 @@ var rules = []struct {
 			kubernetes:       "images know nothing of clusters",
 			us + "/internal": "docker works on explicit values: no service, no git, no stages",
 		},
-		except: []string{us + "/internal/process"},
+		except: append([]string{us + "/internal/process"}, leaves...),
 	},
 	{
 		of: us + "/kube",
@@ -77,7 +80,7 @@ var rules = []struct {
 			"k8s.io/client-go/discovery":  "it compiles every API group; kinds are resolved with plain GETs",
 			"k8s.io/client-go/restmapper": "it compiles every API group; kinds are resolved with plain GETs",
 		},
-		except: []string{us + "/internal/process"},
+		except: append([]string{us + "/internal/process"}, leaves...),
 	},
 	{
 		of: us + "/internal/stage",
@@ -135,6 +138,17 @@ func TestImports(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestLeaves(t *testing.T) {
+	for _, leaf := range leaves {
+		for _, dep := range dependencies(t, leaf) {
+			first, _, _ := strings.Cut(dep, "/")
+			assert.True(t, !strings.Contains(first, ".") || withinAny(dep, leaves),
+				"%s depends on %s: libraries and light targets use it, so it costs the standard library alone", leaf, dep)
+			assert.NotEqual(t, "net/http", dep, "%s: the light targets talk to no server", leaf)
+		}
 	}
 }
 
