@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/grimoire-build/grimoire/internal/words"
 )
 
 // secretName matches the names of variables that hold secrets by convention: REGISTRY_PASS, GITHUB_TOKEN, AWS_SECRET_ACCESS_KEY.
@@ -33,7 +35,10 @@ func (m *Masker) AddEnviron(environ []string) (parts []string) {
 	var named []string
 	for _, entry := range environ {
 		if names, ok := strings.CutPrefix(entry, "IMAGE_SECRETS="); ok {
-			named = strings.Fields(names)
+			var err error
+			if named, err = words.Split(names); err != nil { // whoever reads the setting says so; until then rather too many are masked
+				named = strings.Fields(names)
+			}
 		}
 	}
 	for _, entry := range environ {
@@ -97,7 +102,7 @@ func logins(text string) []string {
 
 // innocent says that a value is no secret whatever its variable is called; of a password's, a number is one.
 func innocent(value string, password bool) bool {
-	if words.MatchString(value) || !password && number.MatchString(value) {
+	if answers.MatchString(value) || !password && number.MatchString(value) {
 		return true
 	}
 	if strings.HasPrefix(value, "/") || strings.HasPrefix(value, "./") {
@@ -108,6 +113,6 @@ func innocent(value string, password bool) bool {
 }
 
 var (
-	words  = regexp.MustCompile(`(?i)^(true|false|yes|no|on|off|none|null|enabled|disabled|required)$`)
-	number = regexp.MustCompile(`^[0-9]{1,9}$`)
+	answers = regexp.MustCompile(`(?i)^(true|false|yes|no|on|off|none|null|enabled|disabled|required)$`)
+	number  = regexp.MustCompile(`^[0-9]{1,9}$`)
 )

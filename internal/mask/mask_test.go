@@ -124,6 +124,17 @@ func TestAddEnviron(t *testing.T) {
 	}
 }
 
+func TestAddEnvironOfNamedSecrets(t *testing.T) {
+	for _, names := range []string{`LICENCE 'KEY'`, `LICENCE 'KEY`} { // the second one's quote is not closed
+		var m mask.Masker
+		m.AddEnviron([]string{"IMAGE_SECRETS=" + names, "LICENCE=abcdefghij"})
+		assert.Equal(t, mask.Mark, m.Mask("abcdefghij"), names)
+	}
+	var m mask.Masker
+	m.AddEnviron([]string{`IMAGE_SECRETS="LICENCE"`, "LICENCE=abcdefghij"})
+	assert.Equal(t, mask.Mark, m.Mask("abcdefghij"))
+}
+
 func FuzzWriter(f *testing.F) {
 	f.Add("secret", "a secretsecret b", uint8(3))
 	f.Add("aaaaaab", "aaaaaaaaaaaaab", uint8(1))
