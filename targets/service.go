@@ -173,8 +173,8 @@ func Configure(s Service) {
 	configured.service = s
 }
 
-// Configured returns what Configure was given.
-func Configured() Service {
+// asConfigured returns what Configure was given.
+func asConfigured() Service {
 	configured.mu.Lock()
 	defer configured.mu.Unlock()
 	return configured.service

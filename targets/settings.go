@@ -20,8 +20,8 @@ import (
 	"github.com/grimoire-build/grimoire/internal/stage"
 )
 
-// Setting is a setting with its value and where that came from.
-type Setting struct {
+// setting is a setting with its value and where that came from.
+type setting struct {
 	// Name is the field of Service.
 	Name string
 	// Env is the variable of the environment that sets it.
@@ -35,7 +35,7 @@ type Setting struct {
 // Current returns the service with every setting filled in: as configured, else from the environment, else derived. The
 // error names each setting that is wrong, and a folder that is no module.
 func Current() (Service, error) {
-	s, _, errs := resolve(Configured(), os.Getenv)
+	s, _, errs := resolve(asConfigured(), os.Getenv)
 	return s, joined(errs, "")
 }
 
@@ -67,11 +67,11 @@ func currentFor(target string) (Service, error) {
 	if !ok {
 		prefixes = []string{""}
 	}
-	s, _, errs := resolve(Configured(), os.Getenv)
+	s, _, errs := resolve(asConfigured(), os.Getenv)
 	return s, joined(errs, prefixes...)
 }
 
-func resolve(s Service, getenv func(string) string) (Service, []Setting, []settingError) {
+func resolve(s Service, getenv func(string) string) (Service, []setting, []settingError) {
 	r := &resolver{getenv: getenv}
 	str(r, &s.Dir, "Dir", "", ".")
 	modulePath, err := readModulePath(s.Dir)
@@ -107,6 +107,10 @@ func resolve(s Service, getenv func(string) string) (Service, []Setting, []setti
 
 	str(r, &s.Deploy.Manifests, "Deploy.Manifests", "DEPLOY_MANIFESTS", "deploy")
 	str(r, &s.Deploy.Image, "Deploy.Image", "DEPLOY_IMAGE", "")
+	if image := s.Deploy.Image; image != "" && !strings.Contains(image, "@sha256:") {
+		r.fail("Deploy.Image", fmt.Errorf(
+			"the setting Deploy.Image (DEPLOY_IMAGE) is %q, which may be another image tomorrow; write it by digest, name@sha256:…", image))
+	}
 	str(r, &s.Deploy.Context, "Deploy.Context", "KUBE_CONTEXT", "")
 	str(r, &s.Deploy.Namespace, "Deploy.Namespace", "KUBE_NAMESPACE", "")
 	value(r, &s.Deploy.Timeout, "Deploy.Timeout", "DEPLOY_TIMEOUT", 5*time.Minute, positiveDuration)
@@ -133,7 +137,7 @@ func resolve(s Service, getenv func(string) string) (Service, []Setting, []setti
 // Settings lists every setting with its value and where that came from: the magefile, the environment, or a default.
 // Secrets are no settings: they come from the environment alone and are not listed.
 func Settings(context.Context) error {
-	service, settings, errs := resolve(Configured(), os.Getenv)
+	service, settings, errs := resolve(asConfigured(), os.Getenv)
 	service.hide()
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	for _, s := range settings {
@@ -185,7 +189,7 @@ func withoutSecrets(args string) string {
 
 type resolver struct {
 	getenv   func(string) string
-	settings []Setting
+	settings []setting
 	errs     []settingError
 }
 
@@ -194,7 +198,7 @@ func (r *resolver) fail(name string, err error) {
 }
 
 func (r *resolver) add(name, env, text, source string) {
-	r.settings = append(r.settings, Setting{Name: name, Env: env, Value: text, Source: source})
+	r.settings = append(r.settings, setting{Name: name, Env: env, Value: text, Source: source})
 }
 
 // value fills in *p where it is the zero value, from the environment by parse, else from the default.

@@ -37,7 +37,7 @@ func env(vars map[string]string) func(string) string {
 }
 
 // resolved is resolve with all that is wrong as one error.
-func resolved(s Service, getenv func(string) string) (Service, []Setting, error) {
+func resolved(s Service, getenv func(string) string) (Service, []setting, error) {
 	s, settings, errs := resolve(s, getenv)
 	return s, settings, joined(errs, "")
 }
@@ -149,15 +149,6 @@ func TestPercent(t *testing.T) {
 			assert.InDelta(t, tt.want, got, 0)
 		})
 	}
-}
-
-func TestRequested(t *testing.T) {
-	args := os.Args
-	t.Cleanup(func() { os.Args = args })
-	os.Args = []string{"mage", "-v", "app:Image", "lint"}
-	assert.True(t, Requested("image"))
-	assert.True(t, Requested("lint"))
-	assert.False(t, Requested("push"))
 }
 
 func TestWithoutLogin(t *testing.T) {

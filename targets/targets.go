@@ -25,7 +25,7 @@ import (
 // and built once a machine. Files that only mage builds are checked for their format alone. Staticcheck runs when go vet has no findings, and not in modules named magefiles, where it would read all
 // of the toolkit's dependencies to check a few one-line functions.
 func Lint(ctx context.Context) error {
-	return RunStage(ctx, "lint", lint, func(ctx context.Context, s Service) (string, error) {
+	return ServiceStage(ctx, "lint", lint, func(ctx context.Context, s Service) (string, error) {
 		modules, err := gocheck.Modules(s.Dir)
 		if err != nil {
 			return "", err
@@ -93,7 +93,7 @@ func annotate(ctx context.Context, s Service, findings []gocheck.Finding) {
 
 // Vet runs go vet in every module.
 func Vet(ctx context.Context) error {
-	return RunStage(ctx, "vet",
+	return ServiceStage(ctx, "vet",
 		func(ctx context.Context, s Service) error {
 			modules, err := gocheck.Modules(s.Dir)
 			if err != nil {
@@ -148,7 +148,7 @@ func failed(findings []gocheck.Finding) error {
 // (TEST_TIMEOUT, 300s), and coverage, which has to reach COVERAGE_THRESHOLD (70 per cent). The reports are
 // coverage.out, coverage.html and junit.xml in build/. Results of unchanged packages come from Go's test cache.
 func Test(ctx context.Context) error {
-	return RunStage(ctx, "test",
+	return ServiceStage(ctx, "test",
 		func(ctx context.Context, s Service) error {
 			options := testOptions(s)
 			options.Output, options.Mask = process.Output(ctx), stage.Mask

@@ -33,7 +33,7 @@ func Noop(context.Context) error { return nil }
 
 // Stage does nothing, as a stage with the service's settings and reports.
 func Stage(ctx context.Context) error {
-	return targets.RunStage(ctx, "stage", func(context.Context, targets.Service) error { return nil }, nil)
+	return targets.ServiceStage(ctx, "stage", func(context.Context, targets.Service) error { return nil }, nil)
 }
 `
 

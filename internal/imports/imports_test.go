@@ -48,7 +48,7 @@ var rules = []struct {
 		of: us + "/targets/deploy",
 		not: map[string]string{
 			dockerSDK:           "a job that only deploys must not compile the Docker SDK",
-			registries:          "the image to deploy comes through targets.PushedImage",
+			registries:          "the image to deploy comes through internal/imagesource",
 			us + "/docker":      "clusters know nothing of how images are made",
 			"k8s.io/api":        "every API group would be compiled: minutes, where the dynamic client takes seconds",
 			"k8s.io/kubectl":    "kubectl's packages bring every API group",

@@ -409,6 +409,12 @@ func (p *Pipeline) requested() []string {
 	return names
 }
 
+// Requested reports whether the command line asks for a target by name, in whatever namespace it was imported. What a target
+// prints on stdout is for whoever asked for it, not for the targets that need it.
+func (p *Pipeline) Requested(name string) bool {
+	return slices.Contains(p.requested(), strings.ToLower(name))
+}
+
 // over reports whether the run is over with the outermost stage s: something failed, or it is the last target that the
 // command line asks for. Mage says neither when it begins nor when it ends.
 func (p *Pipeline) over(s *stage) bool {
@@ -615,3 +621,6 @@ func Describe(service, commit string) { Default().Describe(service, commit) }
 
 // Report has the record of the process's pipeline written to a folder; see Pipeline.Report.
 func Report(folder string) { Default().Report(folder) }
+
+// Requested reports whether the command line asks for a target; see Pipeline.Requested.
+func Requested(name string) bool { return Default().Requested(name) }

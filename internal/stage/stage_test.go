@@ -62,6 +62,13 @@ func TestRunNamesTheStageInErrors(t *testing.T) {
 	assert.Equal(t, 1, mg.ExitStatus(err))
 }
 
+func TestRequested(t *testing.T) {
+	p, _ := newPipeline(t, stage.Options{Targets: []string{"app:Image", "lint"}})
+	assert.True(t, p.Requested("image"))
+	assert.True(t, p.Requested("Lint"))
+	assert.False(t, p.Requested("push"))
+}
+
 func TestRunKeepsTheExitCodeOfAChild(t *testing.T) {
 	p, _ := pipeline(t, true)
 	err := p.Run(t.Context(), "test", func(ctx context.Context) error {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/grimoire-build/grimoire/internal/imagesource"
 	"github.com/grimoire-build/grimoire/internal/stage"
 	"github.com/grimoire-build/grimoire/kube"
 	"github.com/grimoire-build/grimoire/targets"
@@ -19,7 +20,7 @@ func environment(s targets.Service) kube.Environment {
 
 // byCommit deploys to the environment repository.
 func byCommit(ctx context.Context, s targets.Service) error {
-	image, err := targets.PushedImage(ctx, s)
+	image, err := imagesource.ToDeploy(ctx, s.Deploy.Image)
 	if err != nil {
 		return err
 	}
@@ -74,7 +75,7 @@ func planWait(s targets.Service) string {
 // ENVIRONMENT_BRANCH and ENVIRONMENT_PATH. The commit names the service, the image, the source's commit, and where it comes from. Like
 // Deploy it waits until that is live, and prints the image on stdout.
 func Promote(ctx context.Context) error {
-	return targets.RunStage(ctx, "promote",
+	return targets.ServiceStage(ctx, "promote",
 		func(ctx context.Context, s targets.Service) error {
 			if err := canPromote(s); err != nil {
 				return err
@@ -92,7 +93,7 @@ func Promote(ctx context.Context) error {
 }
 
 func canPromote(s targets.Service) error {
-	if err := targets.Publish(s); err != nil {
+	if err := targets.MayPublish(s); err != nil {
 		return err
 	}
 	d := s.Deploy

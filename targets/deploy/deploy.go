@@ -23,6 +23,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/grimoire-build/grimoire/internal/checkout"
+	"github.com/grimoire-build/grimoire/internal/imagesource"
 	"github.com/grimoire-build/grimoire/internal/kustomize"
 	"github.com/grimoire-build/grimoire/internal/stage"
 	"github.com/grimoire-build/grimoire/kube"
@@ -40,9 +41,9 @@ import (
 // time changes nothing. The image is printed on stdout; with an environment repository the CI's step gets the output commit. In
 // a CI run for a pull request it is skipped unless ALLOW_PULL_REQUEST is true.
 func Deploy(ctx context.Context) error {
-	return targets.RunStage(ctx, "deploy",
+	return targets.ServiceStage(ctx, "deploy",
 		func(ctx context.Context, s targets.Service) error {
-			if err := targets.Publish(s); err != nil {
+			if err := targets.MayPublish(s); err != nil {
 				return err
 			}
 			if s.Deploy.Environment != "" {
@@ -51,11 +52,11 @@ func Deploy(ctx context.Context) error {
 			return toCluster(ctx, s)
 		},
 		func(ctx context.Context, s targets.Service) (string, error) {
-			if err := targets.Publish(s); err != nil {
+			if err := targets.MayPublish(s); err != nil {
 				return "", err
 			}
 			if s.Deploy.Environment != "" {
-				_, err := targets.PushedImage(ctx, s)
+				_, err := imagesource.ToDeploy(ctx, s.Deploy.Image)
 				return "write the image's digest into the environment repository, commit and push" + planWait(s), err
 			}
 			return planCluster(ctx, s)
@@ -70,7 +71,7 @@ func toCluster(ctx context.Context, s targets.Service) error {
 	if err != nil {
 		return err
 	}
-	image, err := targets.PushedImage(ctx, s)
+	image, err := imagesource.ToDeploy(ctx, s.Deploy.Image)
 	if err != nil {
 		return err
 	}
@@ -162,7 +163,7 @@ func planCluster(ctx context.Context, s targets.Service) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err := targets.PushedImage(ctx, s); err != nil {
+	if _, err := imagesource.ToDeploy(ctx, s.Deploy.Image); err != nil {
 		return "", err
 	}
 	names := make([]string, len(objects))

@@ -23,9 +23,9 @@ import (
 // migrated. `mage status` lists the revisions. With ENVIRONMENT_REPOSITORY set it commits the image that the environment held before,
 // a second time the one before that, or ROLLBACK_TO, a digest or one of its commits. The image that is live then is printed on stdout.
 func Rollback(ctx context.Context) error {
-	return targets.RunStage(ctx, "rollback",
+	return targets.ServiceStage(ctx, "rollback",
 		func(ctx context.Context, s targets.Service) error {
-			if err := targets.Publish(s); err != nil {
+			if err := targets.MayPublish(s); err != nil {
 				return err
 			}
 			if s.Deploy.Environment != "" {
@@ -48,7 +48,7 @@ func Rollback(ctx context.Context) error {
 			return stage.Result(revision.Image)
 		},
 		func(_ context.Context, s targets.Service) (string, error) {
-			if err := targets.Publish(s); err != nil {
+			if err := targets.MayPublish(s); err != nil {
 				return "", err
 			}
 			to := cmp.Or(s.Deploy.RollbackTo, "what was live before")
@@ -76,7 +76,7 @@ func revisionNumber(s targets.Service) (int, error) {
 // Rollback can go back to. It fails where something is missing or has failed, and where what Deploy waits for is not current. A hook is the
 // Job of the image that is deployed, and may be gone.
 func Status(ctx context.Context) error {
-	return targets.RunStage(ctx, "status", func(ctx context.Context, s targets.Service) error {
+	return targets.ServiceStage(ctx, "status", func(ctx context.Context, s targets.Service) error {
 		objects, client, err := prepare(ctx, s)
 		if err != nil {
 			return err
@@ -164,7 +164,7 @@ func firstLine(text string) string {
 // Logs prints the last lines (LOG_LINES, 100) of each container of the service's pods on stdout, each line with the pod and the
 // container it is of. With LOG_FOLLOW=true it goes on until Ctrl-C.
 func Logs(ctx context.Context) error {
-	return targets.RunStage(ctx, "logs", func(ctx context.Context, s targets.Service) error {
+	return targets.ServiceStage(ctx, "logs", func(ctx context.Context, s targets.Service) error {
 		objects, client, err := prepare(ctx, s)
 		if err != nil {
 			return err

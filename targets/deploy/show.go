@@ -18,7 +18,7 @@ import (
 // pushed: the image is DEPLOY_IMAGE, or the one that is deployed, or before there is one, what the manifests name. The values of Secrets
 // are masked.
 func Diff(ctx context.Context) error {
-	return targets.RunStage(ctx, "diff", func(ctx context.Context, s targets.Service) error {
+	return targets.ServiceStage(ctx, "diff", func(ctx context.Context, s targets.Service) error {
 		objects, client, err := prepare(ctx, s)
 		if err != nil {
 			return err

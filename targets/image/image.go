@@ -40,7 +40,7 @@ func init() {
 // files differ from it. What was built is written to build/image.json; the CI's step gets the output image. What the registry holds
 // already is named by digest in that output and on stdout, since Push alone puts the commit's tag on it.
 func Image(ctx context.Context) error {
-	return targets.RunStage(ctx, "image",
+	return targets.ServiceStage(ctx, "image",
 		func(ctx context.Context, s targets.Service) error {
 			p, err := newPlan(ctx, s)
 			if err != nil {
@@ -56,7 +56,7 @@ func Image(ctx context.Context) error {
 			if err := made.set(p, b); err != nil {
 				return err
 			}
-			if targets.Requested("image") {
+			if stage.Requested("image") {
 				return stage.Result(name)
 			}
 			return nil
@@ -91,7 +91,7 @@ func Image(ctx context.Context) error {
 // image go its SBOM (of the builder go) and its provenance, as referrers. On the default branch the tag latest moves to it last, unless
 // that is of a newer commit.
 func Push(ctx context.Context) error {
-	return targets.RunStage(ctx, "push",
+	return targets.ServiceStage(ctx, "push",
 		func(ctx context.Context, s targets.Service) error {
 			p, err := newPlan(ctx, s)
 			if err != nil {
@@ -119,7 +119,7 @@ func Push(ctx context.Context) error {
 			if err := made.set(p, b); err != nil {
 				return err
 			}
-			if targets.Requested("push") {
+			if stage.Requested("push") {
 				return stage.Result(b.Digest)
 			}
 			return nil
@@ -147,7 +147,7 @@ func Push(ctx context.Context) error {
 // reference there. Nothing is built; push comes first. The login of IMAGE_COPY_TO's registry comes from Docker's configuration, or is the
 // one of REGISTRY_HOST where that is the same. The CI's step gets the output copied.
 func Copy(ctx context.Context) error {
-	return targets.RunStage(ctx, "copy",
+	return targets.ServiceStage(ctx, "copy",
 		func(ctx context.Context, s targets.Service) error {
 			p, to, err := newCopy(ctx, s)
 			if err != nil {
@@ -164,7 +164,7 @@ func Copy(ctx context.Context) error {
 			zerolog.Ctx(ctx).Info().Str("from", p.reference).Str("to", to).Str("digest", digest).Msg("copied")
 			stage.Made(ctx, copied)
 			stage.Output(ctx, "copied", copied)
-			if targets.Requested("copy") {
+			if stage.Requested("copy") {
 				return stage.Result(copied)
 			}
 			return nil
@@ -265,7 +265,7 @@ func makePlan(ctx context.Context, s targets.Service) (*plan, error) {
 
 // mayPush refuses at once what could be refused only after a build.
 func (p *plan) mayPush() error {
-	if err := targets.Publish(p.Service); err != nil {
+	if err := targets.MayPublish(p.Service); err != nil {
 		return err
 	}
 	switch {
