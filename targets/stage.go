@@ -4,16 +4,16 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/grimoire-build/grimoire/internal/atomicfile"
 	"github.com/grimoire-build/grimoire/internal/imagesource"
 	"github.com/grimoire-build/grimoire/internal/stage"
 )
 
-// Stage runs body as a stage of the pipeline, as the targets of this package run: name is in every log record and error,
-// body runs once in a process, its child processes end with it, its panic is contained, and its time and result stand in
-// build/pipeline.json. A service's own target is one by this one call, after what it needs:
+// Stage runs body as a stage of the pipeline, as the targets of this package run: name is in every
+// log record and error, body runs once in a process, its child processes end with it, its panic is
+// contained, and its time and result stand in build/pipeline.json. A service's own target is one by
+// this one call, after what it needs:
 //
 //	// Migrate brings the database up to date.
 //	func Migrate(ctx context.Context) error {
@@ -23,8 +23,8 @@ import (
 //
 // After a stage has failed no other begins, unless it has the option Always.
 //
-// A target that only puts others in order is one too, with a nil body: the run's account comes when the stage of the target
-// that was asked for has ended.
+// A target that only puts others in order is one too, with a nil body: the run's account comes when
+// the stage of the target that was asked for has ended.
 func Stage(ctx context.Context, name string, body func(context.Context) error, options ...StageOption) error {
 	var all []stage.Option
 	for _, o := range options {
@@ -36,16 +36,18 @@ func Stage(ctx context.Context, name string, body func(context.Context) error, o
 // StageOption changes how Stage runs a body. Plan and Always are the ones there are.
 type StageOption struct{ option stage.Option }
 
-// Plan is an option of Stage: what DRY_RUN=1 calls in place of the body, to say what that would do. It touches nothing.
+// Plan is an option of Stage: what DRY_RUN=1 calls in place of the body, to say what that would do.
+// It touches nothing.
 func Plan(plan func(context.Context) (string, error)) StageOption {
 	return StageOption{stage.Plan(plan)}
 }
 
-// Always is an option of Stage: it runs even after another stage has failed, as what cleans up or tells somebody has to.
+// Always is an option of Stage: it runs even after another stage has failed, as what cleans up or
+// tells somebody has to.
 func Always() StageOption { return StageOption{stage.Always()} }
 
-// Skip returns an error by which a body says that there is nothing to do. The stage is reported as skipped, for that reason;
-// it has not failed.
+// Skip returns an error by which a body says that there is nothing to do. The stage is reported as
+// skipped, for that reason; it has not failed.
 func Skip(reason string) error { return stage.Skip(reason) }
 
 // MayPublish returns nil where this run may change what others see, as Push and Deploy do. In a CI
@@ -91,9 +93,10 @@ func ServiceStage(
 	}, options...)
 }
 
-// hide has the secrets of the image struck out of what is printed, which the magefile may have named.
+// hide has the secrets of the image struck out of what is printed, which the magefile may have
+// named.
 func (s Service) hide() {
-	for name := range strings.FieldsSeq(s.Image.Secrets) {
+	for _, name := range s.Image.Secrets {
 		stage.AddSecret(os.Getenv(name))
 	}
 }
@@ -103,8 +106,8 @@ func init() {
 	stage.WatchCycles()
 }
 
-// ignore makes the folder for what a run makes, and has git leave it alone: else what a run made would be a change that no
-// commit holds.
+// ignore makes the folder for what a run makes, and has git leave it alone: else what a run made
+// would be a change that no commit holds.
 func ignore(build string) error {
 	file := filepath.Join(build, ".gitignore")
 	if _, err := os.Stat(file); err == nil {

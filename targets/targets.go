@@ -17,6 +17,7 @@ import (
 	"github.com/grimoire-build/grimoire/internal/gocheck"
 	"github.com/grimoire-build/grimoire/internal/gotest"
 	"github.com/grimoire-build/grimoire/internal/process"
+	"github.com/grimoire-build/grimoire/internal/settings"
 	"github.com/grimoire-build/grimoire/internal/stage"
 )
 
@@ -144,9 +145,11 @@ func failed(findings []gocheck.Finding) error {
 	return fmt.Errorf("%d %s, the first is %s", len(findings), noun, findings[0])
 }
 
-// Test runs the tests of the service's module: with the race detector where it can run, a time limit for each package
-// (TEST_TIMEOUT, 300s), and coverage, which has to reach COVERAGE_THRESHOLD (70 per cent). The reports are
-// coverage.out, coverage.html and junit.xml in build/. Results of unchanged packages come from Go's test cache.
+// Test runs the tests of the service's module: with the race detector where it can run, a time limit for each package,
+// and coverage, which has to reach a threshold. The reports are coverage.out, coverage.html and junit.xml in build/.
+// Results of unchanged packages come from Go's test cache.
+//
+// Settings: TEST_PACKAGES (./...), TEST_TIMEOUT (5m), COVERAGE_THRESHOLD (70), TEST_RACE (auto).
 func Test(ctx context.Context) error {
 	return ServiceStage(ctx, "test",
 		func(ctx context.Context, s Service) error {
@@ -217,7 +220,7 @@ func annotateTests(ctx context.Context, s Service, failures []gotest.Test) {
 func testOptions(s Service) gotest.Options {
 	o := gotest.Options{
 		Dir:       s.Dir,
-		Packages:  strings.Fields(s.Test.Packages),
+		Packages:  s.Test.Packages,
 		Timeout:   s.Test.Timeout,
 		Coverage:  s.Test.Coverage,
 		ReportDir: filepath.Join(s.Dir, s.Build),
@@ -234,8 +237,9 @@ func testOptions(s Service) gotest.Options {
 // withoutCredentials is an environment without what only Push and Deploy need: a test has no business with it, and prints
 // its environment when it likes.
 func withoutCredentials(environ []string) []string {
+	others := settings.Credentials("test")
 	return slices.DeleteFunc(environ, func(entry string) bool {
 		name, _, _ := strings.Cut(entry, "=")
-		return slices.Contains([]string{"REGISTRY_PASS", "KUBECONFIG_DATA", "ENVIRONMENT_REPOSITORY", "PROMOTE_FROM"}, name)
+		return slices.Contains(others, name)
 	})
 }

@@ -12,8 +12,8 @@ import (
 )
 
 func init() {
-	// What is not said here comes from the environment, or from the module, git, the Dockerfile and the manifests:
-	// `mage settings` lists all of it.
+	// The environment goes before what is said here. What neither says comes from the module, git, the Dockerfile and the
+	// manifests: `mage settings` lists all of it.
 	targets.Configure(targets.Service{
 		Test: targets.TestSettings{Coverage: 75},
 	})

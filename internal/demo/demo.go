@@ -22,6 +22,7 @@ import (
 	"github.com/grimoire-build/grimoire/internal/checkout"
 	"github.com/grimoire-build/grimoire/internal/process"
 	"github.com/grimoire-build/grimoire/internal/report"
+	"github.com/grimoire-build/grimoire/internal/settings"
 )
 
 // Options says what a demo runs.
@@ -153,23 +154,12 @@ func cleanEnv(environ []string) []string {
 	for _, entry := range environ {
 		name, _, _ := strings.Cut(entry, "=")
 		switch {
-		case hasAnyPrefix(name, "REGISTRY_", "IMAGE_", "DEPLOY_", "ENVIRONMENT_", "KUBE_", "TEST_", "MAGEFILE_"),
-			name == "DOCKERFILE", name == "ALLOW_DIRTY", name == "COVERAGE_THRESHOLD", name == "DRY_RUN",
-			name == "GITHUB_OUTPUT", name == "GITHUB_STEP_SUMMARY":
+		case settings.Ours(name), strings.HasPrefix(name, "MAGEFILE_"), name == "GITHUB_OUTPUT", name == "GITHUB_STEP_SUMMARY":
 		default:
 			kept = append(kept, entry)
 		}
 	}
 	return kept
-}
-
-func hasAnyPrefix(s string, prefixes ...string) bool {
-	for _, prefix := range prefixes {
-		if strings.HasPrefix(s, prefix) {
-			return true
-		}
-	}
-	return false
 }
 
 func lastLine(s string) string {

@@ -20,6 +20,7 @@ import (
 	"github.com/grimoire-build/grimoire/internal/mask"
 	"github.com/grimoire-build/grimoire/internal/process"
 	"github.com/grimoire-build/grimoire/internal/report"
+	"github.com/grimoire-build/grimoire/internal/settings"
 	"github.com/grimoire-build/grimoire/internal/telemetry"
 	"github.com/grimoire-build/grimoire/internal/timeline"
 )
@@ -40,7 +41,7 @@ type Options struct {
 	NoTable bool
 	// Workspace is the folder of the checkout, which the forge's annotations are relative to.
 	Workspace string
-	// Warning is told with the first stage.
+	// Warning is what was wrong with what the forge says. It is told with the first stage.
 	Warning error
 	// Environ is where secrets are looked for, each "NAME=value".
 	Environ []string
@@ -60,16 +61,11 @@ func FromEnvironment() Options {
 		Forge:     f,
 		Warning:   err,
 		Workspace: os.Getenv("GITHUB_WORKSPACE"),
-		DryRun:    isDry(os.Getenv("DRY_RUN")),
+		DryRun:    settings.Dry(os.Getenv("DRY_RUN")),
 		Targets:   targets,
 		NoTable:   os.Getenv("PIPELINE_TABLE") == "off",
 		Environ:   os.Environ(),
 	}
-}
-
-// isDry takes whatever does not clearly say no for a yes: who sets DRY_RUN does not want anything to happen.
-func isDry(value string) bool {
-	return !slices.Contains([]string{"", "0", "f", "false", "n", "no", "off"}, strings.ToLower(strings.TrimSpace(value)))
 }
 
 // Pipeline holds the stages of a run.
@@ -86,7 +82,6 @@ type Pipeline struct {
 	forge    forge.Forge
 	// workspace is the folder that annotations are relative to.
 	workspace string
-	warning   error
 	stops     stops
 
 	publishing sync.Mutex // of the reports, lest an older one come last
@@ -107,6 +102,7 @@ type Pipeline struct {
 	folders  []string       // where the reports go
 	service  string
 	commit   string
+	warnings []func(zerolog.Logger) // to be told with the stage that begins next
 }
 
 // New returns a pipeline without stages.
@@ -127,8 +123,12 @@ func New(o Options) *Pipeline {
 		table:     !o.NoTable,
 		forge:     o.Forge,
 		workspace: o.Workspace,
-		warning:   o.Warning,
 		stages:    map[string]*stage{},
+	}
+	if o.Warning != nil {
+		p.warnings = append(p.warnings, func(log zerolog.Logger) {
+			log.Warn().Err(o.Warning).Msg("what the forge says of this run is not all known")
+		})
 	}
 	p.turns = sync.NewCond(&p.mu)
 	for _, secret := range p.masker.AddEnviron(o.Environ) {
@@ -181,14 +181,14 @@ func (p *Pipeline) unwatch() {
 	}
 }
 
-// warn tells, once, what was wrong with the options.
+// warn tells, once, what there is to warn of.
 func (p *Pipeline) warn(log zerolog.Logger) {
 	p.mu.Lock()
-	err := p.warning
-	p.warning = nil
+	warnings := p.warnings
+	p.warnings = nil
 	p.mu.Unlock()
-	if err != nil {
-		log.Warn().Err(err).Msg("what the forge says of this run is not all known")
+	for _, tell := range warnings {
+		tell(log)
 	}
 }
 
@@ -549,7 +549,7 @@ func (p *Pipeline) draw(frame rune) bool {
 }
 
 // plan says what the stage would do, in a dry run.
-func (p *Pipeline) plan(ctx context.Context, s *stage, body func(context.Context) error, set settings) error {
+func (p *Pipeline) plan(ctx context.Context, s *stage, body func(context.Context) error, set chosen) error {
 	if body == nil && set.plan == nil {
 		return nil
 	}

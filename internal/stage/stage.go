@@ -131,9 +131,9 @@ func current(ctx context.Context) *stage {
 }
 
 // Option changes how a stage is run.
-type Option func(*settings)
+type Option func(*chosen)
 
-type settings struct {
+type chosen struct {
 	plan   func(context.Context) (string, error)
 	always bool
 }
@@ -141,11 +141,11 @@ type settings struct {
 // Plan is what a dry run calls in place of the body. It says what the body would do and touches nothing; its error is
 // what the body would fail with.
 func Plan(plan func(context.Context) (string, error)) Option {
-	return func(s *settings) { s.plan = plan }
+	return func(s *chosen) { s.plan = plan }
 }
 
 // Always lets the stage run after another stage has failed, as one does that cleans up or tells somebody.
-func Always() Option { return func(s *settings) { s.always = true } }
+func Always() Option { return func(s *chosen) { s.always = true } }
 
 // Run runs body as the stage called name, once: whoever asks for a stage again waits for the first and gets its error. A
 // nil body is a stage that only stands for those which ran before it.
@@ -157,7 +157,7 @@ func Always() Option { return func(s *settings) { s.always = true } }
 // a stage beside it fails; it carries the stage's logger, and child processes started with it write to the stage's own lane
 // of the output.
 func (p *Pipeline) Run(ctx context.Context, name string, body func(context.Context) error, options ...Option) error {
-	var set settings
+	var set chosen
 	for _, option := range options {
 		option(&set)
 	}
@@ -188,7 +188,7 @@ func (p *Pipeline) Run(ctx context.Context, name string, body func(context.Conte
 }
 
 // perform waits for the stage's turn, and runs body or its plan.
-func (p *Pipeline) perform(ctx context.Context, s *stage, body func(context.Context) error, set settings) error {
+func (p *Pipeline) perform(ctx context.Context, s *stage, body func(context.Context) error, set chosen) error {
 	if err := p.failed(); err != nil && s.parent == nil && !set.always {
 		return err
 	}

@@ -74,6 +74,11 @@ func planWait(s targets.Service) string {
 // PROMOTE_FROM (ENVIRONMENT_REPOSITORY, another branch or path of it), PROMOTE_FROM_BRANCH and PROMOTE_FROM_PATH, to ENVIRONMENT_REPOSITORY,
 // ENVIRONMENT_BRANCH and ENVIRONMENT_PATH. The commit names the service, the image, the source's commit, and where it comes from. Like
 // Deploy it waits until that is live, and prints the image on stdout.
+//
+// Settings: ALLOW_PULL_REQUEST, REGISTRY_HOST, REGISTRY_USER, REGISTRY_PASS, IMAGE_REPOSITORY,
+// KUBE_CONTEXT, KUBE_NAMESPACE, KUBECONFIG_DATA, DEPLOY_TIMEOUT (5m), ENVIRONMENT_REPOSITORY,
+// ENVIRONMENT_BRANCH, ENVIRONMENT_PATH, DEPLOY_WAIT (auto), PROMOTE_FROM, PROMOTE_FROM_BRANCH,
+// PROMOTE_FROM_PATH.
 func Promote(ctx context.Context) error {
 	return targets.ServiceStage(ctx, "promote",
 		func(ctx context.Context, s targets.Service) error {

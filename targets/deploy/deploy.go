@@ -40,6 +40,11 @@ import (
 // default in CI, then puts back the last good revision. What the manifests do not name any more is deleted. The same image a second
 // time changes nothing. The image is printed on stdout; with an environment repository the CI's step gets the output commit. In
 // a CI run for a pull request it is skipped unless ALLOW_PULL_REQUEST is true.
+//
+// Settings: ALLOW_PULL_REQUEST, DEPLOY_MANIFESTS (deploy), DEPLOY_IMAGE, KUBE_CONTEXT,
+// KUBE_NAMESPACE, KUBECONFIG_DATA, DEPLOY_TIMEOUT (5m), DEPLOY_FORCE, DEPLOY_ROLLBACK,
+// DEPLOY_KEEP_REMOVED, ENVIRONMENT_REPOSITORY, ENVIRONMENT_BRANCH, ENVIRONMENT_PATH, DEPLOY_WAIT
+// (auto), and those of push.
 func Deploy(ctx context.Context) error {
 	return targets.ServiceStage(ctx, "deploy",
 		func(ctx context.Context, s targets.Service) error {
@@ -193,7 +198,7 @@ func prepare(ctx context.Context, s targets.Service) ([]*kube.Object, *kube.Clie
 
 // paths are the manifests' files and folders, relative to the service's.
 func paths(s targets.Service) []string {
-	paths := strings.Fields(s.Deploy.Manifests)
+	paths := slices.Clone(s.Deploy.Manifests)
 	for i, path := range paths {
 		if !filepath.IsAbs(path) {
 			paths[i] = filepath.Join(s.Dir, path)

@@ -22,6 +22,11 @@ import (
 // release is put back, not the workload alone; what came after it is deleted. Hooks do not run, so that a migrated database stays
 // migrated. `mage status` lists the revisions. With ENVIRONMENT_REPOSITORY set it commits the image that the environment held before,
 // a second time the one before that, or ROLLBACK_TO, a digest or one of its commits. The image that is live then is printed on stdout.
+//
+// Settings: ALLOW_PULL_REQUEST, REGISTRY_HOST, REGISTRY_USER, REGISTRY_PASS, IMAGE_REPOSITORY,
+// KUBE_CONTEXT, KUBE_NAMESPACE, KUBECONFIG_DATA, DEPLOY_TIMEOUT (5m), ROLLBACK_TO,
+// DEPLOY_KEEP_REMOVED, ENVIRONMENT_REPOSITORY, ENVIRONMENT_BRANCH, ENVIRONMENT_PATH, DEPLOY_WAIT
+// (auto).
 func Rollback(ctx context.Context) error {
 	return targets.ServiceStage(ctx, "rollback",
 		func(ctx context.Context, s targets.Service) error {
@@ -75,6 +80,8 @@ func revisionNumber(s targets.Service) (int, error) {
 // Status prints what is deployed: the last deployment and how it ended, each object with its state, the pods, and the revisions that
 // Rollback can go back to. It fails where something is missing or has failed, and where what Deploy waits for is not current. A hook is the
 // Job of the image that is deployed, and may be gone.
+//
+// Settings: DEPLOY_MANIFESTS (deploy), KUBE_CONTEXT, KUBE_NAMESPACE, KUBECONFIG_DATA.
 func Status(ctx context.Context) error {
 	return targets.ServiceStage(ctx, "status", func(ctx context.Context, s targets.Service) error {
 		objects, client, err := prepare(ctx, s)
@@ -163,6 +170,9 @@ func firstLine(text string) string {
 
 // Logs prints the last lines (LOG_LINES, 100) of each container of the service's pods on stdout, each line with the pod and the
 // container it is of. With LOG_FOLLOW=true it goes on until Ctrl-C.
+//
+// Settings: DEPLOY_MANIFESTS (deploy), KUBE_CONTEXT, KUBE_NAMESPACE, KUBECONFIG_DATA, LOG_LINES
+// (100), LOG_FOLLOW.
 func Logs(ctx context.Context) error {
 	return targets.ServiceStage(ctx, "logs", func(ctx context.Context, s targets.Service) error {
 		objects, client, err := prepare(ctx, s)

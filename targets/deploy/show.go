@@ -17,6 +17,9 @@ import (
 // Diff shows what Deploy would change in the cluster, as the API server answers in a dry run. Nothing is changed, built or
 // pushed: the image is DEPLOY_IMAGE, or the one that is deployed, or before there is one, what the manifests name. The values of Secrets
 // are masked.
+//
+// Settings: DEPLOY_MANIFESTS (deploy), DEPLOY_IMAGE, KUBE_CONTEXT, KUBE_NAMESPACE, KUBECONFIG_DATA,
+// DEPLOY_FORCE, DEPLOY_KEEP_REMOVED.
 func Diff(ctx context.Context) error {
 	return targets.ServiceStage(ctx, "diff", func(ctx context.Context, s targets.Service) error {
 		objects, client, err := prepare(ctx, s)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	gobuild "go/build"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -108,8 +109,9 @@ type engineMaker struct {
 }
 
 func (p *plan) engineMaker(ctx context.Context, engine *docker.Engine) (*engineMaker, error) {
-	if strings.Contains(p.Image.Platform, ",") {
-		return nil, fmt.Errorf("a Docker Engine builds for one platform at a time, and not for %s; set IMAGE_BUILDER=go, or one IMAGE_PLATFORM", p.Image.Platform)
+	if len(p.Image.Platform) > 1 {
+		return nil, fmt.Errorf("a Docker Engine builds for one platform at a time, and not for %s; set IMAGE_BUILDER=go, or one IMAGE_PLATFORM",
+			strings.Join(p.Image.Platform, ","))
 	}
 	args, err := p.args()
 	if err != nil {
@@ -127,7 +129,7 @@ func (p *plan) engineMaker(ctx context.Context, engine *docker.Engine) (*engineM
 		Args:       args,
 		Labels:     p.labels(builderEngine),
 		Target:     p.Image.Target,
-		Platform:   p.Image.Platform,
+		Platform:   p.Image.Platform[0],
 		Network:    p.Image.Network,
 		NoCache:    p.Image.Rebuild,
 		Pull:       p.Image.Rebuild, // unless the inputs tell that it need not, or cannot
@@ -159,12 +161,10 @@ const versionArg = "VERSION"
 // args are the arguments of the Dockerfile. A secret is refused: whoever has the image can read it in its history.
 func (p *plan) args() (map[string]string, error) {
 	args := map[string]string{versionArg: p.version()}
-	for field := range strings.FieldsSeq(p.Image.Args) {
-		name, value, ok := strings.Cut(field, "=")
+	for _, name := range slices.Sorted(maps.Keys(p.Image.Args)) {
+		value := p.Image.Args[name]
 		const cure = "name it in IMAGE_SECRETS, and read it in the Dockerfile by RUN --mount=type=secret,id=NAME"
 		switch {
-		case !ok || name == "":
-			return nil, fmt.Errorf("the setting Image.Args (IMAGE_ARGS) has a word that is not written as NAME=VALUE: %q", stage.Mask(field))
 		case mask.SecretName(name):
 			return nil, fmt.Errorf("the build argument %s is named like a secret, and would stand in the image's history; %s", name, cure)
 		case stage.Mask(value) != value:
@@ -177,7 +177,7 @@ func (p *plan) args() (map[string]string, error) {
 
 func (p *plan) secrets() (map[string][]byte, error) {
 	secrets := map[string][]byte{}
-	for name := range strings.FieldsSeq(p.Image.Secrets) {
+	for _, name := range p.Image.Secrets {
 		value, ok := os.LookupEnv(name)
 		if !ok {
 			return nil, fmt.Errorf("the setting Image.Secrets (IMAGE_SECRETS) names %s, which is not set in the environment; set it, or leave it out", name)
@@ -245,7 +245,7 @@ type goMaker struct {
 }
 
 func (p *plan) goMaker(ctx context.Context) (*goMaker, error) {
-	packages := strings.Fields(p.Image.Main)
+	packages := p.Image.Main
 	if len(packages) == 0 {
 		main, err := p.findMain(ctx)
 		if err != nil {
@@ -253,14 +253,10 @@ func (p *plan) goMaker(ctx context.Context) (*goMaker, error) {
 		}
 		packages = []string{main}
 	}
-	var platforms []string
-	for platform := range strings.SplitSeq(p.Image.Platform, ",") {
-		platforms = append(platforms, strings.TrimSpace(platform))
-	}
 	todo, err := docker.NewGoBuild(ctx, docker.GoOptions{
 		Dir:       p.Dir,
 		Packages:  packages,
-		Platforms: platforms,
+		Platforms: p.Image.Platform,
 		CGO:       p.Image.CGO,
 		Base:      p.Image.Base,
 		Registry:  p.registry,
@@ -483,7 +479,7 @@ func (p *plan) attachProvenance(ctx context.Context, reference string) error {
 	if err != nil {
 		return err
 	}
-	options := docker.BuildOptions{Dockerfile: p.Image.Dockerfile, Target: p.Image.Target, Platform: p.Image.Platform, Args: args, Network: p.Image.Network}
+	options := docker.BuildOptions{Dockerfile: p.Image.Dockerfile, Target: p.Image.Target, Platform: p.Image.Platform[0], Args: args, Network: p.Image.Network}
 	_, digest, _ := strings.Cut(reference, "@")
 	statement, err := options.Provenance(digest, p.source())
 	if err != nil {

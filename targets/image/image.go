@@ -20,7 +20,9 @@ import (
 
 	"github.com/grimoire-build/grimoire/docker"
 	"github.com/grimoire-build/grimoire/internal/checkout"
+	"github.com/grimoire-build/grimoire/internal/settings"
 	"github.com/grimoire-build/grimoire/internal/stage"
+	"github.com/grimoire-build/grimoire/internal/words"
 	"github.com/grimoire-build/grimoire/targets"
 )
 
@@ -39,6 +41,10 @@ func init() {
 // The image is named REGISTRY_HOST/IMAGE_REPOSITORY:TAG, where the tag is 12 characters of the commit, with "-dirty" where
 // files differ from it. What was built is written to build/image.json; the CI's step gets the output image. What the registry holds
 // already is named by digest in that output and on stdout, since Push alone puts the commit's tag on it.
+//
+// Settings: REGISTRY_HOST, REGISTRY_USER, REGISTRY_PASS, IMAGE_REPOSITORY, IMAGE_TAG, IMAGE_BUILDER
+// (auto), DOCKERFILE (Dockerfile), IMAGE_MAIN, IMAGE_BASE, IMAGE_PLATFORM (linux/amd64), IMAGE_CGO,
+// IMAGE_TARGET, IMAGE_ARGS, IMAGE_SECRETS, IMAGE_NETWORK, IMAGE_REBUILD.
 func Image(ctx context.Context) error {
 	return targets.ServiceStage(ctx, "image",
 		func(ctx context.Context, s targets.Service) error {
@@ -66,7 +72,7 @@ func Image(ctx context.Context) error {
 			if err != nil {
 				return "", err
 			}
-			text := fmt.Sprintf("build %s for %s, ", p.reference, p.Image.Platform)
+			text := fmt.Sprintf("build %s for %s, ", p.reference, strings.Join(p.Image.Platform, ","))
 			switch p.Image.Builder {
 			case "engine":
 				text += "from " + p.Image.Dockerfile + " by a Docker Engine"
@@ -90,6 +96,10 @@ func Image(ctx context.Context) error {
 // An image of the same inputs that an earlier commit has pushed gets this commit's tag too, and nothing is built or sent. Beside the
 // image go its SBOM (of the builder go) and its provenance, as referrers. On the default branch the tag latest moves to it last, unless
 // that is of a newer commit.
+//
+// Settings: ALLOW_PULL_REQUEST, REGISTRY_HOST, REGISTRY_USER, REGISTRY_PASS, IMAGE_REPOSITORY,
+// IMAGE_TAG, IMAGE_PLATFORM (linux/amd64), IMAGE_REBUILD, IMAGE_LATEST (on), ALLOW_DIRTY, and those
+// of image.
 func Push(ctx context.Context) error {
 	return targets.ServiceStage(ctx, "push",
 		func(ctx context.Context, s targets.Service) error {
@@ -146,6 +156,9 @@ func Push(ctx context.Context) error {
 // Copy copies this commit's image from the registry to IMAGE_COPY_TO, by digest and with its SBOM and provenance, and prints its
 // reference there. Nothing is built; push comes first. The login of IMAGE_COPY_TO's registry comes from Docker's configuration, or is the
 // one of REGISTRY_HOST where that is the same. The CI's step gets the output copied.
+//
+// Settings: ALLOW_PULL_REQUEST, REGISTRY_HOST, REGISTRY_USER, REGISTRY_PASS, IMAGE_REPOSITORY,
+// IMAGE_TAG, IMAGE_COPY_TO, ALLOW_DIRTY.
 func Copy(ctx context.Context) error {
 	return targets.ServiceStage(ctx, "copy",
 		func(ctx context.Context, s targets.Service) error {
@@ -213,13 +226,14 @@ const noRegistry = "localhost"
 // plans are those of this run: Push has one, and Image, which it calls, has the same.
 var plans struct {
 	mu   sync.Mutex
-	made map[targets.Service]*plan
+	made map[string]*plan // by all that the service says
 }
 
 func newPlan(ctx context.Context, s targets.Service) (*plan, error) {
 	plans.mu.Lock()
 	defer plans.mu.Unlock()
-	if p, ok := plans.made[s]; ok {
+	said := fmt.Sprintf("%#v", s)
+	if p, ok := plans.made[said]; ok {
 		return p, nil
 	}
 	p, err := makePlan(ctx, s)
@@ -227,9 +241,9 @@ func newPlan(ctx context.Context, s targets.Service) (*plan, error) {
 		return nil, err
 	}
 	if plans.made == nil {
-		plans.made = map[targets.Service]*plan{}
+		plans.made = map[string]*plan{}
 	}
-	plans.made[s] = p
+	plans.made[said] = p
 	return p, nil
 }
 
@@ -411,8 +425,7 @@ func (p *plan) pushed(ctx context.Context) (digest string, labels map[string]str
 
 // config is the configuration of an image in the registry; of an index, of the one for the first platform.
 func (p *plan) config(ctx context.Context, reference string) (*v1.ConfigFile, error) {
-	platform, _, _ := strings.Cut(p.Image.Platform, ",")
-	img, err := p.registry.Pull(ctx, reference, strings.TrimSpace(platform))
+	img, err := p.registry.Pull(ctx, reference, p.Image.Platform[0])
 	if err != nil {
 		return nil, err
 	}
@@ -518,8 +531,9 @@ const settingsLabel = "build.grimoire.settings"
 
 // settings are a digest of what the image depends on besides the commit, of which what it is built by is one.
 func (p *plan) settings(builder string) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q %q %q %t %q %q %q %q", p.Image.Builder, builder, p.Image.Dockerfile, p.Image.Main, p.Image.Base, p.Image.Platform,
-		p.Image.CGO, p.Image.Target, p.Image.Args, p.Image.Secrets, p.Image.Network))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q %q %q %t %q %q %q %q", p.Image.Builder, builder, p.Image.Dockerfile,
+		words.Join(p.Image.Main), p.Image.Base, strings.Join(p.Image.Platform, ","), p.Image.CGO, p.Image.Target,
+		words.Join(settings.Assignments(p.Image.Args)), words.Join(p.Image.Secrets), p.Image.Network))
 	return hex.EncodeToString(sum[:6])
 }
 

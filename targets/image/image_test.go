@@ -1,6 +1,9 @@
 package image
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,7 +30,7 @@ func committed(t *testing.T) targets.Service {
 	for _, args := range [][]string{{"init", "-q"}, {"add", "."}, {"commit", "-q", "-m", "first"}} {
 		gitIn(t, dir, args...)
 	}
-	return targets.Service{Dir: dir, Name: "pay", Image: targets.ImageSettings{Repository: "shop/pay", Platform: "linux/amd64"}}
+	return targets.Service{Dir: dir, Name: "pay", Image: targets.ImageSettings{Repository: "shop/pay", Platform: []string{"linux/amd64"}}}
 }
 
 func TestReference(t *testing.T) {
@@ -48,6 +51,36 @@ func TestReference(t *testing.T) {
 			assert.NoError(t, p.mayPush())
 		}
 	}
+}
+
+// An image that was pushed before lists were lists is still known by what it was built with, and lists that differ are not the same.
+func TestDigestOfSettings(t *testing.T) {
+	p := &plan{}
+	p.Image = targets.ImageSettings{
+		Builder: "go", Dockerfile: "Dockerfile", Main: []string{"./cmd/a", "./cmd/b"}, Platform: []string{"linux/amd64", "linux/arm64"},
+		Args: map[string]string{"B": "2", "A": "1"}, Secrets: []string{"NPM", "PIP"},
+	}
+	before := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q %q %q %t %q %q %q %q", "go", "go", "Dockerfile", "./cmd/a ./cmd/b", "", "linux/amd64,linux/arm64",
+		false, "", "A=1 B=2", "NPM PIP", ""))
+	digest := p.settings("go")
+	assert.Equal(t, hex.EncodeToString(before[:6]), digest)
+	p.Image.Args = map[string]string{"A": "1 B=2"}
+	assert.NotEqual(t, digest, p.settings("go"))
+	p.Image.Args = map[string]string{"A": "1", "B": "2"}
+	p.Image.Main = []string{"./cmd/a ./cmd/b"}
+	assert.NotEqual(t, digest, p.settings("go"))
+}
+
+func TestArgs(t *testing.T) {
+	p := &plan{}
+	p.Image.Tag = "v1"
+	p.Image.Args = map[string]string{"MOTD": "good day", "EMPTY": ""}
+	args, err := p.args()
+	require.NoError(t, err)
+	assert.Equal(t, map[string]string{"VERSION": "v1", "MOTD": "good day", "EMPTY": ""}, args)
+	p.Image.Args = map[string]string{"Z": "1", "NPM_TOKEN": "x"}
+	_, err = p.args()
+	assert.ErrorContains(t, err, "the build argument NPM_TOKEN is named like a secret")
 }
 
 func TestFilesThatChangeDuringTheBuild(t *testing.T) {
@@ -92,7 +125,7 @@ func TestLabels(t *testing.T) {
 	assert.Equal(t, p.tree.Commit[:12], clean["org.opencontainers.image.version"])
 	assert.Regexp(t, `^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$`, clean["org.opencontainers.image.created"])
 
-	s.Image.Platform, s.Image.Registry = "linux/arm64", "registry.example.org"
+	s.Image.Platform, s.Image.Registry = []string{"linux/arm64"}, "registry.example.org"
 	p, err = makePlan(t.Context(), s)
 	require.NoError(t, err)
 	assert.NotEqual(t, clean[settingsLabel], p.labels(builderGo)[settingsLabel])
