@@ -25,7 +25,7 @@ type Service struct {
 	// Environment: ALLOW_PULL_REQUEST. Default: false.
 	AllowPullRequest bool
 	// OwnVariables are variables of the environment that are the service's own, though they are
-	// called nearly like settings.
+	// called nearly like settings. No run warns of them.
 	// Default: none.
 	OwnVariables []string
 

@@ -4,9 +4,11 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/grimoire-build/grimoire/internal/atomicfile"
 	"github.com/grimoire-build/grimoire/internal/imagesource"
+	"github.com/grimoire-build/grimoire/internal/settings"
 	"github.com/grimoire-build/grimoire/internal/stage"
 )
 
@@ -30,8 +32,29 @@ func Stage(ctx context.Context, name string, body func(context.Context) error, o
 	for _, o := range options {
 		all = append(all, o.option)
 	}
+	if err := checkEnvironment(); err != nil {
+		body = func(context.Context) error { return err }
+		all = append(all, stage.Plan(func(context.Context) (string, error) { return "", err }))
+	}
 	return stage.Run(ctx, name, body, all...)
 }
+
+// checkEnvironment warns, with the first stage of the run, of variables that are nearly settings.
+// The error is one for which nothing may run.
+var checkEnvironment = sync.OnceValue(func() error {
+	// What is wrong with the settings, who needs them says.
+	service, _, _, err := resolve(asConfigured(), os.Getenv)
+	if err != nil {
+		service = asConfigured()
+	}
+	if err := settings.Refusal(os.Environ(), service.own()); err != nil {
+		return err
+	}
+	for _, m := range settings.Misspelt(os.Environ(), service.own()) {
+		stage.Warn(m.String())
+	}
+	return nil
+})
 
 // StageOption changes how Stage runs a body. Plan and Always are the ones there are.
 type StageOption struct{ option stage.Option }

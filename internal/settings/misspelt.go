@@ -40,13 +40,35 @@ func Misspelt(environ, own []string) []Misspelling {
 			continue
 		}
 		meant := nearest(name, set, targets)
-		if meant == nil {
+		if meant == nil || meant.Env == dry && !Dry(value) {
 			continue
 		}
 		all = append(all, Misspelling{name, meant})
 	}
 	slices.SortFunc(all, func(a, b Misspelling) int { return strings.Compare(a.Name, b.Name) })
 	return all
+}
+
+// dry is the variable that asks for a dry run.
+const dry = "DRY_RUN"
+
+// Refusal is the error for a run in whose environment somebody has nearly asked for a dry run: what
+// he wants not to happen would. It is none where DRY_RUN itself says what is wanted.
+func Refusal(environ, own []string) error {
+	if values(environ)[dry] != "" {
+		return nil
+	}
+	for _, m := range Misspelt(environ, own) {
+		if m.Meant.Env == dry {
+			return fmt.Errorf(
+				"%s is set, and is no setting, so this would be no dry run; set %s=1 for one, %[2]s=0 for none, "+
+					"or name %[1]s in Service.OwnVariables where it is the service's own",
+				m.Name,
+				dry,
+			)
+		}
+	}
+	return nil
 }
 
 // Unknown returns the variables of an environment that begin like settings of Grimoire and are

@@ -75,6 +75,31 @@ func TestNotMisspelt(t *testing.T) {
 	}
 }
 
+func TestRefusal(t *testing.T) {
+	for _, tt := range []struct {
+		environ []string
+		want    string
+	}{
+		{[]string{"DRYRUN=1"}, "DRYRUN is set, and is no setting, so this would be no dry run; " +
+			"set DRY_RUN=1 for one, DRY_RUN=0 for none, or name DRYRUN"},
+		{[]string{"DRY_RUM=yes", "DRY_RUN="}, "DRY_RUM is set"},
+		{[]string{"DRYRUN=0"}, ""},
+		{[]string{"DRYRUN=false"}, ""},
+		{[]string{"DRYRUN="}, ""},
+		{[]string{"DRYRUN=1", "DRY_RUN=1"}, ""},
+		{[]string{"DRYRUN=1", "DRY_RUN=0"}, ""},
+		{[]string{"REGISTY_HOST=x"}, ""},
+	} {
+		err := Refusal(tt.environ, nil)
+		if tt.want == "" {
+			assert.NoError(t, err, "%v", tt.environ)
+			continue
+		}
+		assert.ErrorContains(t, err, tt.want, "%v", tt.environ)
+	}
+	assert.NoError(t, Refusal([]string{"DRYRUN=1"}, []string{"DRYRUN"}))
+}
+
 func TestUnknown(t *testing.T) {
 	assert.Equal(t, []string{"IMAGE_SIZE", "LOG_LEVEL", "TEST_DATABASE_URL"}, Unknown([]string{
 		"TEST_DATABASE_URL=x", "IMAGE_SIZE=1", "IMAGE_TAG=1", "IMAGES=1", "LOG_LEVEL=debug", "DEPLOY_KEY=",

@@ -47,6 +47,7 @@ var Table = []Setting{
 		Field: "OwnVariables", Kind: variables,
 		Is: "variables of the environment that are the service's own, though they are called nearly " +
 			"like settings",
+		More: "No run warns of them.",
 	},
 
 	{

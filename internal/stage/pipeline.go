@@ -181,6 +181,13 @@ func (p *Pipeline) unwatch() {
 	}
 }
 
+// Warn has a warning told with the stage that begins next.
+func (p *Pipeline) Warn(text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.warnings = append(p.warnings, func(log zerolog.Logger) { log.Warn().Msg(text) })
+}
+
 // warn tells, once, what there is to warn of.
 func (p *Pipeline) warn(log zerolog.Logger) {
 	p.mu.Lock()
@@ -621,6 +628,9 @@ func Describe(service, commit string) { Default().Describe(service, commit) }
 
 // Report has the record of the process's pipeline written to a folder; see Pipeline.Report.
 func Report(folder string) { Default().Report(folder) }
+
+// Warn has a warning told with the next stage of the process's pipeline; see Pipeline.Warn.
+func Warn(text string) { Default().Warn(text) }
 
 // Requested reports whether the command line asks for a target; see Pipeline.Requested.
 func Requested(name string) bool { return Default().Requested(name) }

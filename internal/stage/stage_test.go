@@ -69,6 +69,19 @@ func TestRequested(t *testing.T) {
 	assert.False(t, p.Requested("push"))
 }
 
+// A warning is told once, with the stage that begins next.
+func TestWarn(t *testing.T) {
+	p, output := newPipeline(t, stage.Options{Warning: errors.New("no event")})
+	p.Warn("this is odd")
+	for _, name := range []string{"vet", "test"} {
+		require.NoError(t, p.Run(t.Context(), name, func(context.Context) error { return nil }))
+	}
+	p.Warn("so is this")
+	require.NoError(t, p.Run(t.Context(), "image", func(context.Context) error { return nil }))
+	assert.Regexp(t, `(?s)WRN vet what the forge says of this run is not all known error="no event"\n[^\n]*WRN vet this is odd\n.*WRN image so is this\n`, output())
+	assert.Equal(t, 1, strings.Count(output(), "this is odd"))
+}
+
 func TestRunKeepsTheExitCodeOfAChild(t *testing.T) {
 	p, _ := pipeline(t, true)
 	err := p.Run(t.Context(), "test", func(ctx context.Context) error {
