@@ -20,7 +20,7 @@ const (
 )
 
 // leaves are packages of the standard library alone, which every package may use, so that nothing is written twice.
-var leaves = []string{us + "/internal/imageref", us + "/internal/redact", us + "/internal/retry"}
+var leaves = []string{us + "/internal/imageref", us + "/internal/redact", us + "/internal/retry", us + "/internal/words"}
 
 // rules say what a package must not depend on, directly or through others, with the reason.
 var rules = []struct {
@@ -81,6 +81,17 @@ var rules = []struct {
 			"k8s.io/client-go/restmapper": "it compiles every API group; kinds are resolved with plain GETs",
 		},
 		except: append([]string{us + "/internal/process"}, leaves...),
+	},
+	{
+		of: us + "/internal/settings",
+		not: map[string]string{
+			mage:                   "only targets, magefiles and magefile.go know mage",
+			us + "/targets":        "the fields of targets are written from the table",
+			us + "/internal/stage": "stages ask the table what DRY_RUN means",
+			"net/http":             "every magefile compiles it, and reading a setting asks nobody",
+			"text/template":        "every magefile compiles it, and only the generator writes documents",
+			"go/ast":               "every magefile compiles it, and only the generator reads code",
+		},
 	},
 	{
 		of: us + "/internal/stage",
