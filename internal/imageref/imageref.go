@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/grimoire-build/grimoire/internal/redact"
 )
@@ -41,15 +42,20 @@ const (
 	digest     = `[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[0-9a-zA-Z=_-]{32,}`
 )
 
+// The patterns are compiled when they are asked for first, since every magefile has this package.
 var (
-	componentGrammar  = regexp.MustCompile(`^` + component + `$`)
-	repositoryGrammar = regexp.MustCompile(`^` + repository + `$`)
-	hostGrammar       = regexp.MustCompile(`^` + host + `$`)
-	tagGrammar        = regexp.MustCompile(`^` + tag + `$`)
-	digestGrammar     = regexp.MustCompile(`^` + digest + `$`)
-	sha256Grammar     = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
-	grammar           = regexp.MustCompile(`^(?:` + host + `/)?` + repository + `(?::` + tag + `)?(?:@` + digest + `)?$`)
+	componentGrammar  = pattern(`^` + component + `$`)
+	repositoryGrammar = pattern(`^` + repository + `$`)
+	hostGrammar       = pattern(`^` + host + `$`)
+	tagGrammar        = pattern(`^` + tag + `$`)
+	digestGrammar     = pattern(`^` + digest + `$`)
+	sha256Grammar     = pattern(`^sha256:[0-9a-f]{64}$`)
+	grammar           = pattern(`^(?:` + host + `/)?` + repository + `(?::` + tag + `)?(?:@` + digest + `)?$`)
 )
+
+func pattern(expression string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expression) })
+}
 
 // nameLimit is how long host and repository may be together, in characters.
 const nameLimit = 255
@@ -86,13 +92,13 @@ func Parse(name string) (Reference, error) {
 
 // IsReference reports whether a text keeps to the grammar of an image's name.
 func IsReference(text string) bool {
-	return grammar.MatchString(text) && len(Split(text).Name()) <= nameLimit
+	return grammar().MatchString(text) && len(Split(text).Name()) <= nameLimit
 }
 
 // ParseDigested takes the name of an image by digest apart. It is an error where the name has no digest by SHA-256.
 func ParseDigested(name string) (Reference, error) {
 	r := Split(name)
-	if !IsReference(name) || !sha256Grammar.MatchString(r.Digest) {
+	if !IsReference(name) || !sha256Grammar().MatchString(r.Digest) {
 		return Reference{}, fmt.Errorf(`%q is not an image by digest; name it "host/owner/name@sha256:…", in lower case`, redact.URL(name))
 	}
 	return r, nil
@@ -132,7 +138,7 @@ func CheckHost(host string) error {
 		return fmt.Errorf("host %q has a scheme; leave %q away", host, host[:strings.Index(host, "://")+3])
 	case strings.Contains(host, "/"):
 		return fmt.Errorf("host %q has a path; it belongs to the repository", host)
-	case !hostGrammar.MatchString(host):
+	case !hostGrammar().MatchString(host):
 		return fmt.Errorf("host %q is no host name with an optional port", host)
 	case !isHost(host):
 		return fmt.Errorf("host %q would be taken for an owner on Docker Hub; add its domain or port", host)
@@ -146,7 +152,7 @@ func CheckRepository(repository string) error {
 		return errors.New("the repository is empty; give it as owner/name")
 	}
 	for part := range strings.SplitSeq(repository, "/") {
-		if !componentGrammar.MatchString(part) {
+		if !componentGrammar().MatchString(part) {
 			return fmt.Errorf("repository %q has the part %q; parts are lower-case letters and digits, with one . or _, "+
 				"or __, or any number of - between them", redact.URL(repository), redact.URL(part))
 		}
@@ -155,18 +161,18 @@ func CheckRepository(repository string) error {
 }
 
 // IsRepository reports whether a text keeps to the grammar of a repository, "owner/name".
-func IsRepository(text string) bool { return repositoryGrammar.MatchString(text) }
+func IsRepository(text string) bool { return repositoryGrammar().MatchString(text) }
 
 // CheckTag says what is wrong with a tag.
 func CheckTag(tag string) error {
-	if !tagGrammar.MatchString(tag) {
+	if !tagGrammar().MatchString(tag) {
 		return fmt.Errorf("tag %q is not 1 to 128 letters, digits, _ . - that begin with a letter, a digit or _", tag)
 	}
 	return nil
 }
 
 // IsDigest reports whether a text keeps to the grammar of a digest, "sha256:…" or one by another algorithm.
-func IsDigest(text string) bool { return digestGrammar.MatchString(text) }
+func IsDigest(text string) bool { return digestGrammar().MatchString(text) }
 
 // Name returns host and repository: "host/owner/name".
 func (r Reference) Name() string {
